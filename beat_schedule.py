@@ -1,0 +1,21 @@
+"""The periodic schedule as data: name → task, when, queue. Beat reads it; `gpu-mesh config` does not change it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpu_mesh.celery import app
+from gpu_mesh.domain.queues import CONTROL_QUEUE
+
+__all__ = ["SCHEDULE"]
+
+SCHEDULE: dict[str, dict[str, Any]] = {
+    "forget-nodes": {
+        "task": "mesh.forget_nodes",
+        "schedule": 3600.0,
+        # Beat may catch up after a pause: one run is enough.
+        "options": {"queue": CONTROL_QUEUE, "expires": 3600.0},
+    },
+}
+
+app.conf.beat_schedule = SCHEDULE

@@ -1,0 +1,162 @@
+"""The Celery app of the mesh: `celery -A gpu_mesh worker|beat|inspect|flower`.
+
+The wire is stock Celery on Redis (DESIGN §4): JSON only, one list per queue and priority step, late acks.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+import time
+from typing import Any
+
+from celery import Celery
+from kombu.entity import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+import gpu_mesh.tasks  # noqa: F401  (registers the built-in task types)
+from gpu_mesh.domain.queues import CONTROL_QUEUE, DEFAULT_QUEUE, GPU_QUEUES, LIST_SEPARATOR, PRIORITY_STEPS
+from gpu_mesh.errors import BrokerRefused, BrokerUnavailable
+from gpu_mesh.settings import Settings, settings
+from gpu_mesh.store.client import (
+    HEALTH_CHECK_S,
+    SOCKET_TIMEOUT_S,
+    broker_error,
+    broker_url,
+    check_broker,
+    result_url,
+    tls_options,
+)
+from gpu_mesh.tasks.options import prepare
+
+__all__ = ["BrokerDenied", "BrokerLost", "MeshCelery", "app", "configuration"]
+
+#: A submit looks first whether the broker is there, unless one did within the last, s.
+CHECK_EVERY_S = 5.0
+#: Loaded by name, for they lie above this module: the periodic schedule and the worker's signal hooks.
+UPPER_MODULES = ("beat_schedule", "workers.hooks")
+
+
+class BrokerLost(BrokerUnavailable, OperationalError):
+    """Redis does not answer. Also kombu's OperationalError, which Celery itself and stock callers catch."""
+
+
+class BrokerDenied(BrokerRefused, BrokerLost):
+    """Redis answers, but refuses us."""
+
+
+class MeshCelery(Celery):
+    """Celery whose sends carry the `mesh` header, also by name, and whose broker errors name the address."""
+
+    task_cls = "gpu_mesh.tasks.base:GpuTask"
+    _checked_at = -math.inf
+
+    def send_task(self, name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+        """Send by name, as Celery does. Raises InvalidTask for wrong mesh options, BrokerLost when Redis is away."""
+        if options.get("task_type") is None:
+            options = prepare(name, {}, options)
+        try:
+            if self.current_worker_task is None:
+                self._check_broker()
+            return super().send_task(name, args, kwargs, *rest, **options)
+        except (OperationalError, RuntimeError, BrokerUnavailable) as exc:
+            self._checked_at = -math.inf
+            current = settings()
+            if (error := broker_error(current, exc)) is None:
+                raise
+            raised = BrokerDenied if isinstance(error, BrokerRefused) else BrokerLost
+            raise raised(str(error)) from exc
+
+    def _check_broker(self) -> None:
+        """Find a broker that is away or refuses us within the submit's limit.
+
+        Celery's own retries, of the result backend first, take several times as long and end in less clear words.
+        In a worker they are right: there, a send must outlive an outage.
+        """
+        now = time.monotonic()
+        if now - self._checked_at > CHECK_EVERY_S:
+            current = settings()
+            check_broker(current, timeout_s=current.submit_timeout_s)
+            self._checked_at = now
+
+
+def configuration(current: Settings) -> dict[str, Any]:
+    """Celery's configuration for these settings."""
+    return {
+        **_broker(current),
+        "result_backend": result_url(current),
+        "result_expires": current.result_expires_s,
+        "result_extended": True,
+        "result_serializer": "json",
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "enable_utc": True,
+        # A job is acknowledged when it is done, and a worker holds no second one.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "worker_concurrency": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "task_track_started": True,
+        # Queues in canonical order: workers consume in the order of this list.
+        "task_queues": [_queue(name) for name in (*GPU_QUEUES, CONTROL_QUEUE, *current.cpu_queues)],
+        "task_default_queue": DEFAULT_QUEUE,
+        "task_create_missing_queues": False,
+        "include": [*UPPER_MODULES, *current.include],
+        "worker_log_format": "%(levelname)s %(name)s: %(message)s",
+        "worker_task_log_format": "%(levelname)s %(task_name)s[%(task_id)s]: %(message)s",
+    }
+
+
+def _queue(name: str) -> Any:
+    """One Redis list and its priority steps, all of the queue's own name."""
+    return Queue(name, Exchange(name), name)
+
+
+def _broker(current: Settings) -> dict[str, Any]:
+    url = broker_url(current)
+    redis_options: dict[str, Any] = {
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": SOCKET_TIMEOUT_S,
+        "socket_keepalive": True,
+        "health_check_interval": HEALTH_CHECK_S,
+    }
+    found: dict[str, Any] = {
+        "broker_url": url,
+        "broker_connection_timeout": SOCKET_TIMEOUT_S,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            **redis_options,
+            "sep": LIST_SEPARATOR,
+            "priority_steps": list(PRIORITY_STEPS),
+            "queue_order_strategy": "priority",
+            "master_name": current.sentinel_master,
+        },
+        "task_publish_retry_policy": {
+            "max_retries": 3,
+            "interval_start": 0,
+            "interval_step": 0.2,
+            "interval_max": 0.5,
+        },
+        "redis_socket_timeout": SOCKET_TIMEOUT_S,
+        "redis_socket_connect_timeout": SOCKET_TIMEOUT_S,
+        "redis_socket_keepalive": True,
+        "redis_backend_health_check_interval": HEALTH_CHECK_S,
+        "result_backend_transport_options": {
+            "master_name": current.sentinel_master,
+            # A worker waits for Redis as long as it takes: its result must not be lost (workers/hooks).
+            "retry_policy": {"timeout": current.submit_timeout_s},
+        },
+    }
+    if url.startswith("rediss://") and (tls := tls_options(current)):
+        found["broker_use_ssl"] = found["redis_backend_use_ssl"] = {**tls, "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    return found
+
+
+app = MeshCelery("gpu_mesh", set_as_current=True)
+# A promise: settings are read when the configuration is first needed, not when this module is imported.
+app.add_defaults(lambda: configuration(settings()))

@@ -1,0 +1,197 @@
+"""`gpu-mesh demo`: a real mesh in a temporary folder does real work, and shows who waited how long for what."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+from celery.exceptions import TimeoutError as ResultTimeout
+from celery.result import AsyncResult
+
+import gpu_mesh
+from gpu_mesh.celery import app
+from gpu_mesh.cli.output import console, table
+from gpu_mesh.devices import detect
+from gpu_mesh.engines import vectors
+from gpu_mesh.engines.search import top
+from gpu_mesh.errors import BrokerUnavailable, MeshError
+from gpu_mesh.services import lookup
+from gpu_mesh.settings import env_name, settings
+from gpu_mesh.store.client import check_broker
+from gpu_mesh.tasks.embeddings import embeddings
+from gpu_mesh.tasks.probe import probe
+
+__all__ = ["demo"]
+
+#: How long the mesh may take to start, and the work to end, s.
+START_TIMEOUT_S = 60.0
+WORK_TIMEOUT_S = 120.0
+#: Passages embedded in one piece: small, so that the batch is many jobs and realtime work has something to pass.
+PASSAGES_A_PART = 4
+#: Shortest and longest passage of the documentation that is embedded, characters.
+SHORTEST, LONGEST = 60, 600
+#: Log lines shown when the mesh failed.
+LOG_TAIL = 30
+SEARCHES = (
+    "What happens to a job when its machine dies?",
+    "How do I add a second machine?",
+    "Which queue does a revenue task go to?",
+    "How much GPU memory may a task ask for?",
+    "Where do I set the broker's address?",
+)
+
+
+class DemoFailed(MeshError):
+    """The demo's mesh did not start, or not all that was sent came back."""
+
+
+@click.command()
+@click.option("--devices", help="Devices to use, as GPU_MESH_DEVICES; default: those found, else two CPU devices.")
+def demo(devices: str | None) -> None:
+    """Start a mesh in a temporary folder and run real work on it: the project's own documentation is embedded as
+    ai-batch; meanwhile realtime searches and a revenue task pass it. Exit code 0 only if all that was sent came
+    back."""
+    passages = _passages()
+    with tempfile.TemporaryDirectory(prefix="gpu-mesh-demo-") as folder:
+        _configure(Path(folder), devices)
+        with _mesh(Path(folder)) as workers:
+            console.print(f"A mesh of {', '.join(workers)} is up.\n")
+            _work(passages)
+
+
+def _configure(folder: Path, devices: str | None) -> None:
+    found = detect(settings().devices, node="demo")
+    default = settings().devices if any(device.is_gpu for device in found) else "cpu:2"
+    chosen = {"state_dir": str(folder), "devices": devices or default, "embed_chunk": str(PASSAGES_A_PART)}
+    os.environ.pop(env_name("broker_url"), None)
+    os.environ.update({env_name(name): value for name, value in chosen.items()} | {"NODE_NAME": "demo"})
+    settings.cache_clear()
+
+
+@contextmanager
+def _mesh(folder: Path) -> Iterator[list[str]]:
+    """`gpu-mesh up` as its own process, its log in a file; yields the workers' names once all answer."""
+    log = folder / "up.log"
+    expected = {device.worker for device in detect(settings().devices, node="demo")}
+    console.print("Starting Redis, a worker per device, the control worker and beat …")
+    with log.open("wb") as out:
+        up = subprocess.Popen(
+            [sys.executable, "-m", "gpu_mesh", "up"], stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        _await_workers(up, expected, log)
+        yield sorted(expected)
+    finally:
+        up.send_signal(signal.SIGTERM)
+        try:
+            up.wait(settings().stop_timeout_s + 10)
+        except subprocess.TimeoutExpired:
+            up.kill()
+            up.wait()
+
+
+def _await_workers(up: subprocess.Popen[bytes], expected: set[str], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and up.poll() is None:
+        try:
+            check_broker(settings())
+            answered = {name for reply in app.control.ping(timeout=0.5) for name in reply}
+        except BrokerUnavailable:
+            time.sleep(0.2)  # Redis is not there yet
+            continue
+        if expected <= answered:
+            return
+    tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL:]
+    raise DemoFailed("\n".join(["the mesh did not start; the end of its log:", *tail]))
+
+
+def _work(passages: list[str]) -> None:
+    console.print(f"Sent: {len(passages)} passages of the documentation to embed, in ai-batch.")
+    started = time.monotonic()
+    batch = embeddings.apply_async([passages], {"encoding": "base64"})
+    _await_progress(batch)
+    console.print(f"Meanwhile: {len(SEARCHES)} searches in ai-realtime, one task in revenue.\n")
+    searches = [
+        embeddings.apply_async([[text]], {"encoding": "base64"}, queue="ai-realtime", priority=7) for text in SEARCHES
+    ]
+    revenue = probe.apply_async(["a deal to sum up"], business="revenue", priority=9)
+    queries = [_result(search) for search in searches]
+    _result(revenue)
+    ahead = not batch.ready()
+    embedded = _result(batch)
+    _report(passages, embedded, queries, time.monotonic() - started, ahead)
+
+
+def _await_progress(batch: AsyncResult) -> None:
+    """Until the first passages are embedded: the searches shall meet a busy mesh."""
+    deadline = time.monotonic() + WORK_TIMEOUT_S
+    while batch.state in ("PENDING", "STARTED") and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _result(task: AsyncResult) -> Any:
+    try:
+        return task.get(timeout=WORK_TIMEOUT_S)
+    except ResultTimeout:
+        raise DemoFailed(f"task {task.id} did not come back within {WORK_TIMEOUT_S:g} s") from None
+
+
+def _report(
+    passages: list[str], embedded: dict[str, Any], queries: list[dict[str, Any]], took_s: float, ahead: bool
+) -> None:
+    if embedded["count"] != len(passages):
+        raise DemoFailed(f"{embedded['count']} vectors came back for {len(passages)} passages")
+    ran = lookup.finished_tasks(settings(), limit=10_000)
+    waits: dict[str, list[float]] = defaultdict(list)
+    for task in ran:
+        if task.waited_s is not None:
+            waits[task.queue].append(task.waited_s)
+    order = [queue for queue in lookup.known_queues(settings()) if queue in waits]
+    lines = [
+        (queue, len(waits[queue]), f"{statistics.median(waits[queue]):.3f}", f"{max(waits[queue]):.3f}")
+        for queue in order
+    ]
+    table("Jobs by queue", ("queue", "jobs>", "median wait s>", "worst wait s>"), lines, empty="")
+    shares = Counter(task.worker for task in ran if task.queue in order and task.worker)
+    total = sum(shares.values())
+    console.print()
+    by_device = ((worker, count, f"{count / total:.0%}") for worker, count in sorted(shares.items()))
+    table("Jobs by device", ("device", "jobs>", "share>"), by_device, empty="")
+    console.print()
+    matrix = vectors.decode(embedded["vectors"], embedded["dimensions"])
+    hits = []
+    for text, query in zip(SEARCHES, queries, strict=True):
+        row, similarity = top(vectors.decode(query["vectors"], query["dimensions"])[0], matrix, 1)[0]
+        hits.append((text, f"{similarity:.2f}", passages[row][:100] + ("…" if len(passages[row]) > 100 else "")))
+    table("Best hit of each search", ("search", "similarity>", "passage"), hits, empty="")
+    console.print(
+        f"\n{len(passages)} vectors of {embedded['dimensions']} dimensions ({embedded['model']}) and "
+        f"{len(SEARCHES) + 1} urgent tasks in {took_s:.1f} s; "
+        + ("the urgent ones were done before the batch." if ahead else "the batch was done before the last of them.")
+    )
+
+
+def _passages() -> list[str]:
+    """The documentation in passages: README and docs/ of a source tree, else what the installed wheel carries."""
+    root = Path(gpu_mesh.__file__).parent.parent
+    pages = [root / "README.md", *sorted((root / "docs").glob("*.md")), root / "CHANGELOG.md"]
+    texts = [page.read_text(encoding="utf-8") for page in pages if page.is_file()]
+    if not texts:
+        texts = [metadata("gpu-mesh")["Description"]]
+    modules = sorted(Path(gpu_mesh.__file__).parent.rglob("*.py"))
+    texts += [comment for page in modules for comment in re.findall(r'"""(.*?)"""', page.read_text("utf-8"), re.DOTALL)]
+    passages = (" ".join(part.split()) for text in texts for part in re.split(r"\n\s*\n|\n(?=[-*|#])", text))
+    return list(dict.fromkeys(passage[:LONGEST] for passage in passages if len(passage) >= SHORTEST))

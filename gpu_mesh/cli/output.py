@@ -1,0 +1,51 @@
+"""How commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["ago", "console", "dash", "json_option", "print_json", "table"]
+
+console = Console(highlight=False)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf")))
+
+
+def table(title: str, columns: Sequence[str], lines: Iterable[Sequence[object]], *, empty: str) -> None:
+    """A table; a column whose name ends in `>` is set right. `empty` is said where there is no line."""
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        drawn.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left")
+    lines = list(lines)
+    for line in lines:
+        drawn.add_row(*map(dash, line))
+    console.print(drawn if lines else empty)
+
+
+def dash(value: object) -> str:
+    """A cell: `–` where there is nothing to show."""
+    if value is None or value == "":
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def ago(seconds: float | None) -> str:
+    """A time span as people read it: `0.3 s`, `4 min`, `3 h`."""
+    if seconds is None:
+        return "–"
+    for limit, unit, size in ((60, "s", 1), (3600, "min", 60), (86_400, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.1f} {unit}" if unit == "s" else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"

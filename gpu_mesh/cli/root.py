@@ -1,0 +1,39 @@
+"""The command group."""
+
+from __future__ import annotations
+
+import click
+
+from gpu_mesh import __version__
+from gpu_mesh.cli import demo, doctor, run, show, submit
+
+__all__ = ["root"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="gpu-mesh")
+def root() -> None:
+    """A Celery task queue that gives each GPU the right job at the right moment.
+
+    \b
+    Exit codes: 0 done, 1 the task or the check failed, 2 wrong usage or a value refused, 3 the broker is
+    away or refuses us, 4 waited too long, 78 a setting is refused, 130 interrupted.
+    """
+
+
+for command in (
+    run.up,
+    run.worker,
+    submit.submit,
+    submit.wait,
+    submit.cancel,
+    show.tasks,
+    show.nodes,
+    show.queues,
+    show.status,
+    show.config,
+    doctor.doctor,
+    demo.demo,
+    show.completion,
+):
+    root.add_command(command)

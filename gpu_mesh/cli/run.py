@@ -1,0 +1,134 @@
+"""Commands that run a mesh: `up` (everything on one machine) and `worker` (this node's devices)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import click
+from rich.text import Text
+
+from gpu_mesh.cli.output import console
+from gpu_mesh.domain.device import Device
+from gpu_mesh.settings import Settings, env_name, mask, settings
+from gpu_mesh.store.client import broker_url, check_broker
+from gpu_mesh.store.embedded import EmbeddedRedis
+from workers.events import Event
+from workers.node import BROKER_STAGE, Registrar, describe, lead_specs, own_devices, worker_specs
+from workers.process import ProcessSpec
+from workers.supervisor import Supervisor
+
+__all__ = ["up", "worker"]
+
+_COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
+
+
+def _node_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--devices", help="Devices of this node, as GPU_MESH_DEVICES: `cpu:2`, `fake:RTX 4090:24`."),
+        click.option("--name", "node_name", help="Name of this node, as NODE_NAME."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_node_options
+@click.option("--listen", help="Serve other machines on this address as well: 0.0.0.0 for all.")
+def up(devices: str | None, node_name: str | None, listen: str | None) -> None:
+    """Run a whole mesh on this machine: Redis (unless GPU_MESH_BROKER_URL names one), a worker per device,
+    the control worker and beat. Ctrl-C stops it in order, a second one at once."""
+    current = _override(devices=devices, node_name=node_name, listen=listen, node_role="lead")
+    own = own_devices(current)
+    if current.broker_url is not None:
+        check_broker(current)
+        _supervise(current, own, [])
+        return
+    server = EmbeddedRedis(current.state_dir, listen=current.listen)
+    server.acquire()
+    try:
+        server.prepare()
+        redis = ProcessSpec(name="redis", argv=server.command(), stage=BROKER_STAGE, ready=server.wait_ready)
+        if not _is_loopback(current.listen):
+            joins = server.join_line(_reachable(current.listen))
+            console.print(f"A second machine joins with:\n  {joins}", markup=False, soft_wrap=True)
+        _supervise(current, own, [redis])
+    finally:
+        server.release()
+
+
+@click.command()
+@_node_options
+def worker(devices: str | None, node_name: str | None) -> None:
+    """Run this node's devices: one worker each, started again when it dies. With NODE_ROLE=lead also the control
+    worker and beat."""
+    current = _override(devices=devices, node_name=node_name)
+    check_broker(current)
+    _supervise(current, own_devices(current), [])
+
+
+def _override(**given: str | None) -> Settings:
+    """Settings with what the command line says; in the environment, so that the processes started here agree."""
+    os.environ.update({env_name(name): value for name, value in given.items() if value is not None})
+    settings.cache_clear()
+    return settings()
+
+
+def _supervise(current: Settings, devices: Sequence[Device], broker: list[ProcessSpec]) -> None:
+    registrar = Registrar(current, describe(current, devices))
+    specs = [*broker, *worker_specs(current, devices)]
+    if current.node_role == "lead":
+        current.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        specs += lead_specs(current, current.state_dir / "celerybeat-schedule")
+    console.print(f"node    {current.node_name} ({current.node_role})")
+    console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
+    for device in devices:
+        console.print(f"device  {device.worker}: {device.gpu_type}, {device.memory_gb:g} GB")
+    if not broker:
+        registrar.start()
+    # Registered before the workers start: stage by stage, after the broker is ready.
+    ready = [_with_registration(spec, registrar) if spec in broker else spec for spec in specs]
+    try:
+        raise click.exceptions.Exit(Supervisor(ready, on_line=_print_line, on_event=_print_event).run())
+    finally:
+        registrar.stop()
+
+
+def _with_registration(spec: ProcessSpec, registrar: Registrar) -> ProcessSpec:
+    def ready() -> None:
+        if spec.ready is not None:
+            spec.ready()
+        registrar.start()
+
+    return replace(spec, ready=ready)
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("127.0.0.1", "::1", "localhost")
+
+
+def _reachable(listen: str) -> str:
+    """The address under which another machine may reach this one, when it listens on all of them."""
+    if listen not in ("0.0.0.0", "::"):
+        return listen
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Sends nothing: it only asks the routing table which of our addresses faces outwards.
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])
+
+
+def _print_line(name: str, line: str) -> None:
+    colour = _COLOURS[zlib.crc32(name.encode()) % len(_COLOURS)]
+    text = Text.assemble((f"{datetime.now():%H:%M:%S} ", "dim"), (f"{name:<8} ", colour), line)
+    console.print(text, soft_wrap=True)
+
+
+def _print_event(event: Event) -> None:
+    _print_line("mesh", str(event))

@@ -1,0 +1,130 @@
+"""Commands that look: tasks, nodes, queues, status, config."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import click
+from click.shell_completion import get_completion_class
+
+from gpu_mesh.cli.output import ago, console, json_option, print_json, table
+from gpu_mesh.services import lookup, snapshot
+from gpu_mesh.settings import rows, settings
+
+__all__ = ["completion", "config", "nodes", "queues", "status", "tasks"]
+
+
+@click.command()
+@click.option("--waiting", "which", flag_value="waiting", help="Only those that wait.")
+@click.option("--running", "which", flag_value="running", help="Only those that run.")
+@click.option("--finished", "which", flag_value="finished", help="Those that ended lately.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most this many.")
+@json_option
+def tasks(which: str | None, limit: int, as_json: bool) -> None:
+    """Tasks that wait and run, or that ended lately."""
+    current = settings()
+    found: list[lookup.TaskView] = []
+    if which == "finished":
+        found = lookup.finished_tasks(current, limit)
+    if which in (None, "running"):
+        found += lookup.running_tasks(current)
+    if which in (None, "waiting"):
+        found += islice(lookup.waiting_tasks(current), max(0, limit - len(found)))
+    if as_json:
+        print_json([task.to_dict() for task in found[:limit]])
+        return
+    table(
+        "",
+        ("id", "task", "queue", "prio>", "state", "pos>", "waited>", "ran>", "worker"),
+        (
+            (t.id, t.name, t.queue, t.priority, t.state, t.position, ago(t.waited_s), ago(t.ran_s), t.worker)
+            for t in found[:limit]
+        ),
+        empty="no tasks " + ("ended lately" if which == "finished" else which or "waiting or running"),
+    )
+
+
+@click.command()
+@json_option
+def nodes(as_json: bool) -> None:
+    """Nodes and their devices."""
+    seen = snapshot.read(settings())
+    if as_json:
+        print_json(seen.to_dict()["nodes"])
+        return
+    table(
+        "",
+        ("node", "status", "role", "device", "type", "GB>", "power>", "cost/h>", "labels", "runs"),
+        (
+            (
+                node.name,
+                node.status if node.status == snapshot.ONLINE else f"{node.status} ({ago(node.silent_s)})",
+                node.role,
+                device.worker.partition("@")[0],
+                device.gpu_type,
+                f"{device.memory_gb:g}",
+                f"{device.power:g}",
+                f"{device.cost_per_hour:.2f}",
+                ",".join(f"{name}={value}" for name, value in node.labels.items()),
+                device.running or "idle" if node.status == snapshot.ONLINE else None,
+            )
+            for node in seen.nodes
+            for device in node.devices
+        ),
+        empty="no nodes yet; start one with `gpu-mesh up` or `gpu-mesh worker`",
+    )
+
+
+@click.command()
+@json_option
+def queues(as_json: bool) -> None:
+    """Queues: weight, how many wait, how many run."""
+    seen = snapshot.read(settings())
+    if as_json:
+        print_json(seen.to_dict()["queues"])
+        return
+    table(
+        "",
+        ("queue", "weight>", "tier", "waiting>", "running>"),
+        ((queue.name, queue.weight, queue.tier or "cpu", queue.waiting, queue.running) for queue in seen.queues),
+        empty="no queues",
+    )
+
+
+@click.command()
+@json_option
+def status(as_json: bool) -> None:
+    """The mesh in one glance."""
+    seen = snapshot.read(settings())
+    if as_json:
+        print_json(seen.to_dict())
+        return
+    online = [node for node in seen.nodes if node.status == snapshot.ONLINE]
+    devices = [device for node in online for device in node.devices]
+    busy = sum(device.running is not None for device in devices)
+    waiting = sum(queue.waiting for queue in seen.queues)
+    console.print(f"nodes     {len(online)} online, {len(seen.nodes) - len(online)} offline")
+    console.print(f"devices   {len(devices)}, {busy} busy, {sum(d.memory_gb for d in devices):g} GB in all")
+    console.print(f"tasks     {waiting} waiting, {len(seen.running)} running")
+
+
+@click.command()
+@json_option
+def config(as_json: bool) -> None:
+    """Every setting with value, source and unit; secrets masked."""
+    found = rows(settings())
+    if as_json:
+        print_json([{"name": row.name, "value": row.value, "source": row.source, "unit": row.unit} for row in found])
+        return
+    table("", ("setting", "value", "unit", "source"), ((r.name, r.value, r.unit, r.source) for r in found), empty="")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print shell completion: eval "$(gpu-mesh completion bash)"."""
+    from gpu_mesh.cli.root import root
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(root, {}, "gpu-mesh", "_GPU_MESH_COMPLETE").source())

@@ -1,0 +1,160 @@
+"""Commands that send, wait for and take back tasks."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+from celery.result import AsyncResult
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gpu_mesh.celery import app
+from gpu_mesh.cli import EXIT_FAILED, EXIT_TIMEOUT
+from gpu_mesh.cli.output import json_option, print_json
+from gpu_mesh.domain.queues import TYPE_QUEUES
+from gpu_mesh.errors import InvalidTask, UnknownTaskType
+from gpu_mesh.services import lookup
+from gpu_mesh.settings import settings
+from gpu_mesh.store.client import connect, mapped_errors
+from gpu_mesh.tasks.base import PROGRESS
+
+__all__ = ["cancel", "submit", "wait"]
+
+#: How often a wait looks at the state, s.
+POLL_S = 0.1
+
+
+@click.command()
+@click.argument("task")
+@click.argument("args", default="[]")
+@click.option("--kwargs", default="{}", help="Keyword arguments as a JSON object.")
+@click.option("--business", help="revenue, customer or internal.")
+@click.option("--queue", help="A queue by name.")
+@click.option("--priority", type=int, help="0 (low) to 10 (critical); 5 is normal.")
+@click.option("--memory-gb", type=float, help="Device memory needed, GB.")
+@click.option("--gpu-count", type=int, help="GPUs of one node; 0: a CPU will do.")
+@click.option("--gpu-type", help="Preferred GPU type, as in 'RTX 4090'.")
+@click.option("--require-gpu-type", is_flag=True, default=None, help="No other type will do.")
+@click.option("--model", help="Model the task runs.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label the device must carry.")
+@click.option("--wait", "waits", is_flag=True, help="Wait for the result and print it.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most this long, s.")
+@json_option
+def submit(
+    task: str,
+    args: str,
+    kwargs: str,
+    labels: tuple[str, ...],
+    waits: bool,
+    timeout: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Send TASK with ARGS, a JSON list: gpu-mesh submit embeddings '[["a text"]]' --wait."""
+    sent = _known(task).apply_async(
+        _json("ARGS", args, list), _json("--kwargs", kwargs, dict), labels=_labels(labels), **options
+    )
+    if waits:
+        _wait(sent, timeout, as_json)
+    elif as_json:
+        print_json({"task_id": sent.id})
+    else:
+        click.echo(sent.id)
+
+
+@click.command()
+@click.argument("task_id")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most this long, s.")
+@json_option
+def wait(task_id: str, timeout: float | None, as_json: bool) -> None:
+    """Wait for a task and print its result as JSON; progress goes to standard error."""
+    _wait(app.AsyncResult(task_id), timeout, as_json)
+
+
+@click.command()
+@click.argument("task_id")
+@json_option
+def cancel(task_id: str, as_json: bool) -> None:
+    """Take a task back, waiting or running."""
+    met = lookup.cancel(app, settings(), task_id)
+    if as_json:
+        print_json({"task_id": task_id, "was": met.was, "state": met.state})
+    else:
+        words = {
+            "waiting": "cancelled; it was waiting",
+            "running": "cancelled; its run was ended",
+            "done": f"too late: it had ended ({met.state})",
+            "unknown": "not seen waiting or running; the workers online now will drop it if it comes",
+        }
+        click.echo(f"{task_id}: {words[met.was]}")
+    if met.was == "done":
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _known(name: str) -> Any:
+    app.loader.import_default_modules()
+    own = {task for task in app.tasks if not task.startswith("celery.")}
+    if name not in own:
+        raise UnknownTaskType(
+            "task",
+            name,
+            f"one of {', '.join(sorted({*TYPE_QUEUES} & own))}, or a task of a module in GPU_MESH_INCLUDE",
+        )
+    return app.tasks[name]
+
+
+def _json(field: str, text: str, kind: type) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as exc:
+        raise InvalidTask(field, text, f"JSON ({exc})") from None
+    if not isinstance(value, kind):
+        raise InvalidTask(field, text, "a JSON list" if kind is list else "a JSON object")
+    return value
+
+
+def _labels(given: tuple[str, ...]) -> dict[str, str] | None:
+    pairs = [text.partition("=") for text in given]
+    for text, (name, sign, value) in zip(given, pairs, strict=True):
+        if not (name and sign and value):
+            raise InvalidTask("--label", text, "NAME=VALUE, for instance trust=owned")
+    return {name: value for name, _, value in pairs} or None
+
+
+def _wait(result: AsyncResult, timeout: float | None, as_json: bool) -> None:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with mapped_errors(settings()), connect(settings()) as client:
+        client.ping()  # a result backend that is away would be waited for in silence
+    with _progress() as bar:
+        shown = bar.add_task(result.id[:8], total=None)
+        while not result.ready():
+            if deadline is not None and time.monotonic() >= deadline:
+                click.echo(f"{result.id}: still {result.state} after {timeout:g} s", err=True)
+                raise click.exceptions.Exit(EXIT_TIMEOUT)
+            if result.state == PROGRESS and isinstance(result.info, dict):
+                bar.update(shown, completed=result.info["done"], total=result.info["total"])
+            time.sleep(POLL_S)
+    if result.successful():
+        print_json({"task_id": result.id, "state": result.state, "result": result.result} if as_json else result.result)
+        return
+    error = f"{type(result.result).__name__}: {result.result}"
+    if as_json:
+        print_json({"task_id": result.id, "state": result.state, "error": error})
+    else:
+        click.echo(f"{result.id}: {result.state}: {error}", err=True)
+    raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,0 +1,133 @@
+"""Where a task is: waiting, running, or ended; and taking it back (SPEC A1)."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import celery
+from celery import states
+from celery.app.task import Context
+
+from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
+from gpu_mesh.settings import Settings
+from gpu_mesh.store import journal, queues
+from gpu_mesh.store.client import connect, mapped_errors
+
+__all__ = [
+    "CANCELLED",
+    "Cancelled",
+    "TaskView",
+    "cancel",
+    "finished_tasks",
+    "known_queues",
+    "running_tasks",
+    "waiting_tasks",
+]
+
+#: Error text of a task that was cancelled while it waited.
+CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task as a list shows it. `position` counts from 0 among the waiting of its queue; times in s."""
+
+    id: str
+    name: str
+    queue: str
+    priority: int | None
+    state: str
+    worker: str | None = None
+    position: int | None = None
+    sent_at: float | None = None
+    waited_s: float | None = None
+    ran_s: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What a cancellation met: `waiting` (taken out of its queue), `running` (its run was ended), `done`
+    (too late: `state` says how it ended) or `unknown` (every worker online will drop it when it comes)."""
+
+    was: str
+    state: str | None = None
+
+
+def known_queues(settings: Settings) -> tuple[str, ...]:
+    """Every queue of the mesh, canonical order first."""
+    return (*GPU_QUEUES, CONTROL_QUEUE, *settings.cpu_queues)
+
+
+def waiting_tasks(settings: Settings, queue: str | None = None) -> Iterator[TaskView]:
+    """Tasks that wait, in the order they are taken, queue by queue."""
+    names = [queue] if queue else known_queues(settings)
+    with mapped_errors(settings), connect(settings) as client:
+        now = float(client.time()[0])
+        for name in names:
+            for message in queues.waiting(client, name):
+                yield _waiting_view(message, now)
+
+
+def _waiting_view(message: queues.Waiting, now: float) -> TaskView:
+    mesh = message.headers.get("mesh")
+    mesh = mesh if isinstance(mesh, dict) else {}
+    stamp = mesh.get("sent_at")
+    sent_at = float(stamp) if isinstance(stamp, (int, float)) else None
+    return TaskView(
+        id=message.id or "?",
+        name=str(message.headers.get("task", "?")),
+        queue=message.queue,
+        priority=mesh.get("priority"),
+        state="WAITING",
+        position=message.position,
+        sent_at=sent_at,
+        waited_s=None if sent_at is None else max(0.0, now - sent_at),
+    )
+
+
+def running_tasks(settings: Settings) -> list[TaskView]:
+    """Tasks that run, longest first."""
+    with mapped_errors(settings), connect(settings) as client:
+        return [_journal_view(entry) for entry in journal.running(client)]
+
+
+def finished_tasks(settings: Settings, limit: int) -> list[TaskView]:
+    """The last finished tasks, newest first."""
+    with mapped_errors(settings), connect(settings) as client:
+        return [_journal_view(entry) for entry in journal.finished(client, limit)]
+
+
+def _journal_view(entry: dict[str, Any]) -> TaskView:
+    return TaskView(**{item.name: entry[item.name] for item in fields(TaskView) if item.name in entry})
+
+
+def cancel(app: celery.Celery, settings: Settings, task_id: str) -> Cancelled:
+    """Take a task back, wherever it is. A waiting one is marked REVOKED at once, also when no worker is online."""
+    state = app.AsyncResult(task_id).state
+    if state in states.READY_STATES:
+        return Cancelled("done", state)
+    if state in (states.PENDING, states.RETRY):
+        with mapped_errors(settings), connect(settings) as client:
+            for queue in known_queues(settings):
+                for message in queues.waiting(client, queue):
+                    if message.id == task_id and queues.remove(client, message):
+                        _mark_revoked(app, message)
+                        return Cancelled("waiting")
+    app.control.revoke(task_id, terminate=True)
+    return Cancelled("unknown" if state == states.PENDING else "running")
+
+
+def _mark_revoked(app: celery.Celery, message: queues.Waiting) -> None:
+    """Write the result a worker would have written, so that waiters, chords and callbacks hear of it."""
+    envelope = json.loads(message.raw)
+    args, kwargs, embed = json.loads(base64.b64decode(envelope["body"]))
+    request = Context({**message.headers, **embed, "args": args, "kwargs": kwargs, "errbacks": embed.get("errbacks")})
+    app.backend.mark_as_revoked(message.id, CANCELLED, request=request, store_result=True)

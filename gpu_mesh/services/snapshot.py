@@ -1,0 +1,128 @@
+"""The read model: what every interface shows of the mesh, read in one go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gpu_mesh.domain.device import DeviceKind
+from gpu_mesh.domain.queues import CONTROL_QUEUE, QUEUES
+from gpu_mesh.settings import Settings
+from gpu_mesh.store import journal, nodes, queues
+from gpu_mesh.store.client import connect, mapped_errors
+
+__all__ = ["DeviceView", "NodeView", "QueueView", "Snapshot", "read"]
+
+ONLINE, OFFLINE = "online", "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """A device and what it runs (a task id, or None)."""
+
+    worker: str
+    gpu_type: str
+    memory_gb: float
+    power: float
+    cost_per_hour: float
+    running: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node: `status` is online or offline, `silent_s` how long it was not heard of.
+
+    `gpu_count` leaves out CPUs and Apple's unified memory, as SPEC N1 orders.
+    """
+
+    name: str
+    role: str
+    host: str
+    version: str
+    status: str
+    silent_s: float
+    labels: dict[str, str]
+    gpu_count: int
+    memory_gb: float
+    devices: list[DeviceView]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """A queue: `weight` and `tier` are None for CPU queues."""
+
+    name: str
+    weight: float | None
+    tier: str | None
+    waiting: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The mesh at one moment."""
+
+    nodes: list[NodeView]
+    queues: list[QueueView]
+    #: Journal entries, see store/journal.
+    running: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return asdict(self)
+
+
+def read(settings: Settings) -> Snapshot:
+    """The mesh as Redis has it now. Raises BrokerUnavailable."""
+    with mapped_errors(settings), connect(settings) as client:
+        entries = nodes.all_nodes(client)
+        running = journal.running(client)
+        names = [queue.name for queue in QUEUES] + [CONTROL_QUEUE, *settings.cpu_queues]
+        waiting = queues.depths(client, names)
+    # What a vanished node was running stays in the journal until its worker is back: do not show it as running.
+    gone = {entry.node.name for entry in entries if not entry.online(settings.node_ttl_s)}
+    running = [entry for entry in running if str(entry["worker"]).rpartition("@")[2] not in gone]
+    by_worker = {str(entry["worker"]): str(entry["id"]) for entry in running}
+    counts = Counter(str(entry["queue"]) for entry in running)
+    known = {queue.name: queue for queue in QUEUES}
+    return Snapshot(
+        nodes=[_node(entry, settings.node_ttl_s, by_worker) for entry in entries],
+        queues=[
+            QueueView(
+                name=name,
+                weight=known[name].weight if name in known else None,
+                tier=known[name].tier.value if name in known else None,
+                waiting=waiting[name],
+                running=counts[name],
+            )
+            for name in names
+        ],
+        running=running,
+    )
+
+
+def _node(entry: nodes.NodeEntry, ttl_s: float, by_worker: dict[str, str]) -> NodeView:
+    node = entry.node
+    return NodeView(
+        name=node.name,
+        role=node.role,
+        host=node.host,
+        version=node.version,
+        status=ONLINE if entry.online(ttl_s) else OFFLINE,
+        silent_s=round(entry.silent_s, 1),
+        labels=dict(node.labels),
+        gpu_count=sum(device.kind not in (DeviceKind.CPU, DeviceKind.APPLE) for device in node.devices),
+        memory_gb=sum(device.memory_gb for device in node.devices),
+        devices=[
+            DeviceView(
+                worker=device.worker,
+                gpu_type=device.gpu_type,
+                memory_gb=device.memory_gb,
+                power=device.power,
+                cost_per_hour=device.cost_per_hour,
+                running=by_worker.get(device.worker),
+            )
+            for device in node.devices
+        ],
+    )

@@ -1,0 +1,1 @@
+"""The only place that knows Redis: its keys, its scripts, its errors."""

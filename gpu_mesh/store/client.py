@@ -1,0 +1,134 @@
+"""One way to a Redis client, for every address the broker may have, with its errors mapped into ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from gpu_mesh.errors import BrokerRefused, BrokerUnavailable
+from gpu_mesh.settings import Settings, mask
+from gpu_mesh.store import embedded
+
+__all__ = [
+    "HEALTH_CHECK_S",
+    "SOCKET_TIMEOUT_S",
+    "broker_error",
+    "broker_url",
+    "check_broker",
+    "connect",
+    "mapped_errors",
+    "result_url",
+    "tls_options",
+]
+
+#: An idle connection older than this is pinged before use, s (DESIGN §6: at most 4).
+HEALTH_CHECK_S = 4
+#: How long one answer may take, s.
+SOCKET_TIMEOUT_S = 5.0
+
+
+def broker_url(settings: Settings) -> str:
+    """The broker's address: the one set, else that of this machine's embedded Redis."""
+    return settings.broker_url or embedded.address(settings.state_dir).url
+
+
+def result_url(settings: Settings) -> str:
+    """Where results are kept: the address set, else the broker."""
+    return settings.result_url or broker_url(settings)
+
+
+def tls_options(settings: Settings) -> dict[str, Any]:
+    """Certificate settings in redis-py's names; empty where none is set."""
+    options = {
+        "ssl_ca_certs": settings.tls_ca_file,
+        "ssl_certfile": settings.tls_cert_file,
+        "ssl_keyfile": settings.tls_key_file,
+    }
+    given = {name: str(path) for name, path in options.items() if path is not None}
+    return {"ssl_cert_reqs": "required", **given} if given else {}
+
+
+def connect(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S, retries: int = 1) -> redis.Redis:
+    """A client of the broker (the first address, where several are set). Connects on first use."""
+    url = broker_url(settings)
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "socket_keepalive": True,
+        "health_check_interval": HEALTH_CHECK_S,
+        "decode_responses": True,
+        "retry": Retry(NoBackoff(), retries),
+    }
+    if url.startswith("sentinel://"):
+        return _from_sentinel(url, settings.sentinel_master, options)
+    parts = urlsplit(url.split(";")[0])
+    if parts.scheme == "redis+socket":
+        database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+        unix = urlunsplit(("unix", parts.netloc, parts.path, f"db={database}", ""))
+        options.pop("socket_keepalive")
+        return redis.Redis.from_url(unix, **options)
+    if parts.scheme == "rediss":
+        options |= tls_options(settings)
+    return redis.Redis.from_url(parts.geturl(), **options)
+
+
+def _from_sentinel(url: str, master: str, options: dict[str, Any]) -> redis.Redis:
+    parts = [urlsplit(part) for part in url.split(";")]
+    hosts = [(part.hostname or "127.0.0.1", part.port or 26379) for part in parts]
+    database = int(parts[-1].path.strip("/") or 0)
+    sentinel = Sentinel(hosts, sentinel_kwargs={"socket_timeout": options["socket_timeout"]})
+    found: redis.Redis = sentinel.master_for(master, db=database, password=parts[0].password, **options)
+    return found
+
+
+@contextmanager
+def mapped_errors(settings: Settings) -> Iterator[None]:
+    """Turn redis-py's errors into BrokerUnavailable and BrokerRefused that name the address."""
+    try:
+        yield
+    except redis.RedisError as exc:
+        error = broker_error(settings, exc)
+        if error is None:
+            raise
+        raise error from exc
+
+
+_REFUSALS = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
+_AWAY = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.OutOfMemoryError,
+)
+
+
+def broker_error(settings: Settings, exc: BaseException) -> BrokerUnavailable | None:
+    """Our error for one that Redis is the cause of, also below kombu's and Celery's wrappings; None for others."""
+    shown = mask(broker_url(settings))
+    seen: BaseException | None = exc
+    while seen is not None:
+        if isinstance(seen, BrokerUnavailable):
+            return seen
+        if isinstance(seen, _REFUSALS):
+            return BrokerRefused(f"Redis at {shown} refuses us: {seen}. Check user and password in GPU_MESH_BROKER_URL")
+        if isinstance(seen, redis.exceptions.OutOfMemoryError):
+            return BrokerUnavailable(f"Redis at {shown} is full: {seen}. Raise its maxmemory, or let work finish first")
+        if isinstance(seen, _AWAY):
+            remedy = "is it running, and reachable from here?" if settings.broker_url else "start it with `gpu-mesh up`"
+            return BrokerUnavailable(f"Redis at {shown} does not answer ({seen}); {remedy}")
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def check_broker(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S) -> None:
+    """See that Redis answers and lets us in. Raises BrokerUnavailable or BrokerRefused within `timeout_s`."""
+    with mapped_errors(settings), connect(settings, timeout_s=timeout_s, retries=0) as client:
+        client.ping()

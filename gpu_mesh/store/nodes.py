@@ -1,0 +1,159 @@
+"""The registry of nodes: who is in the mesh, with which devices, and when last heard of (SPEC N1, N3)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+
+from gpu_mesh.domain.device import Device
+from gpu_mesh.errors import NodeNameTaken
+from gpu_mesh.store import keys
+from gpu_mesh.store.scripts import script
+
+__all__ = ["Node", "NodeEntry", "all_nodes", "forget_silent", "instance_id", "leave", "register"]
+
+#: A node silent for longer is forgotten, s: a week.
+FORGET_AFTER_S = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """What a node says of itself."""
+
+    name: str
+    role: str
+    host: str
+    version: str
+    devices: tuple[Device, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data; `from_dict` reads it back."""
+        return {
+            "name": self.name,
+            "role": self.role,
+            "host": self.host,
+            "version": self.version,
+            "labels": self.labels,
+            "devices": [device.to_dict() for device in self.devices],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Node:
+        """Read `to_dict`'s data."""
+        devices = tuple(Device.from_dict(device) for device in data["devices"])
+        return cls(
+            name=data["name"],
+            role=data["role"],
+            host=data["host"],
+            version=data["version"],
+            labels=data["labels"],
+            devices=devices,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEntry:
+    """A node as the registry has it. Times in seconds of Redis's clock."""
+
+    node: Node
+    seen_at: float
+    silent_s: float
+    #: It said goodbye.
+    left: bool
+
+    def online(self, ttl_s: float) -> bool:
+        """Whether it was heard of within `ttl_s` and did not leave."""
+        return not self.left and self.silent_s <= ttl_s
+
+
+def instance_id() -> str:
+    """Who registers: machine, process and the process's start, so that a reused pid is no one else."""
+    return f"{_machine()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+
+
+def _machine() -> str:
+    for path in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
+        if path.is_file() and (found := path.read_text().strip()):
+            return found
+    return os.uname().nodename
+
+
+def _is_dead_here(instance: str) -> bool:
+    """Whether `instance` was a process of this machine that is no more."""
+    machine, pid, started = instance.rsplit("/", 2)
+    if machine != _machine():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1.0
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
+
+
+def register(
+    client: redis.Redis,
+    node: Node,
+    *,
+    instance: str,
+    ttl_s: float,
+    is_dead_here: Callable[[str], bool] = _is_dead_here,
+) -> None:
+    """Enter `node`, or renew it. A dead instance of this machine is displaced at once.
+
+    Raises NodeNameTaken while another living machine or process holds the name.
+    """
+    body = json.dumps(node.to_dict())
+    run = script(client, "register")
+    taken, held = run(keys=[keys.NODES], args=[node.name, instance, body, ttl_s, ""])
+    if not taken:
+        entry = json.loads(held)
+        if is_dead_here(entry["instance"]):
+            taken, held = run(keys=[keys.NODES], args=[node.name, instance, body, ttl_s, entry["instance"]])
+    if not taken:
+        entry = json.loads(held)
+        raise NodeNameTaken(
+            f"node name {node.name!r} is in use by host {entry['node']['host']}, process "
+            f"{entry['instance'].split('/')[1]}; "
+            f"set NODE_NAME to a name of this machine's own, or stop the other one"
+        )
+
+
+def leave(client: redis.Redis, name: str, *, instance: str) -> None:
+    """Say goodbye: the node shows as offline at once, and its name is free. Nothing if another holds it by now."""
+    held = client.hget(keys.NODES, name)
+    entry = json.loads(held) if held else {}
+    if entry.get("instance") == instance:
+        client.hset(keys.NODES, name, json.dumps({**entry, "left": True}))
+
+
+def all_nodes(client: redis.Redis) -> list[NodeEntry]:
+    """Every known node, by name."""
+    now = _now(client)
+    entries = []
+    for _, held in sorted(client.hgetall(keys.NODES).items()):
+        data = json.loads(held)
+        silent_s = max(0.0, now - data["seen_at"])
+        entries.append(NodeEntry(Node.from_dict(data["node"]), data["seen_at"], silent_s, bool(data.get("left"))))
+    return entries
+
+
+def forget_silent(client: redis.Redis, *, after_s: float = FORGET_AFTER_S) -> list[str]:
+    """Drop nodes not heard of for `after_s`; returns their names."""
+    gone = [entry.node.name for entry in all_nodes(client) if entry.silent_s > after_s]
+    if gone:
+        client.hdel(keys.NODES, *gone)
+    return gone
+
+
+def _now(client: redis.Redis) -> float:
+    seconds, micros = client.time()
+    return float(seconds) + float(micros) / 1e6

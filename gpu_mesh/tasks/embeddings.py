@@ -1,0 +1,97 @@
+"""The `embeddings` task type: vectors for a list of texts (SPEC T).
+
+    result = embeddings.delay(["first text", "second text"])
+    result.get()  →  {"model": "wordllama-256", "dimensions": 256, "count": 2, "vectors": [[…], […]]}
+
+More than `GPU_MESH_EMBED_CHUNK` texts are split by the worker that takes the task into parts of that size, which
+all devices share; the parts' vectors come back in the order of the texts, under the id the caller holds.
+While parts run, the task's state is PROGRESS with `{"done": texts, "total": texts}`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import chord, shared_task
+
+from gpu_mesh.engines import get_engine, vectors
+from gpu_mesh.errors import InvalidTask
+from gpu_mesh.settings import settings
+from gpu_mesh.store import progress
+from gpu_mesh.store.client import connect
+from gpu_mesh.tasks.base import GpuTask
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["ENCODINGS", "embed_part", "embeddings", "join_parts"]
+
+#: How vectors are written in the result: JSON numbers, or base64 of little-endian float32.
+ENCODINGS = ("float", "base64")
+
+
+@shared_task(name="embeddings", bind=True)
+def embeddings(self: GpuTask, texts: list[str], model: str | None = None, encoding: str = "float") -> Any:
+    """Embed `texts` (n of them): `{"model", "dimensions", "count", "vectors"}`, vectors of unit length.
+
+    `encoding="base64"` gives `vectors` as one string of n·dimensions float32, a third of the size.
+    Raises InvalidTask for what is no list of texts, ModelNotFound, EngineUnavailable.
+    """
+    _check(texts, encoding)
+    model = model or self.requirements.model
+    size = settings().embed_chunk
+    if len(texts) <= size or self.request.is_eager:
+        return _embed(texts, model, encoding)
+    parts = [
+        embed_part.s(texts[start : start + size], model, self.request.id, len(texts)).set(**self.inherited())
+        for start in range(0, len(texts), size)
+    ]
+    return self.replace(chord(parts, join_parts.s(encoding).set(**self.inherited())))
+
+
+@shared_task(name="embeddings.part", bind=True)
+def embed_part(self: GpuTask, texts: list[str], model: str | None, whole: str, total: int) -> dict[str, Any]:
+    """One part of the task `whole`, which has `total` texts in all; its vectors in base64."""
+    embedded = _embed(texts, model, "base64")
+    with connect(settings()) as client:
+        done = progress.add(client, whole, self.request.id, len(texts))
+    if done < total:
+        self.report_progress(done, total, task_id=whole)
+    return embedded
+
+
+@shared_task(name="embeddings.join", gpu_count=0)
+def join_parts(parts: list[dict[str, Any]], encoding: str) -> dict[str, Any]:
+    """The parts' vectors as one result, in their order."""
+    dimensions = parts[0]["dimensions"]
+    found = [vectors.decode(part["vectors"], dimensions) for part in parts]
+    return {
+        "model": parts[0]["model"],
+        "dimensions": dimensions,
+        "count": sum(map(len, found)),
+        "vectors": _written([vector for part in found for vector in part], encoding),
+    }
+
+
+def _check(texts: object, encoding: object) -> None:
+    if not isinstance(texts, list):
+        raise InvalidTask("texts", texts, "a list of texts")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidTask(f"texts[{index}]", text, "text")
+    if encoding not in ENCODINGS:
+        raise InvalidTask("encoding", encoding, f"one of {', '.join(ENCODINGS)}")
+
+
+def _embed(texts: list[str], model: str | None, encoding: str) -> dict[str, Any]:
+    found = get_engine("local").embed(texts, model)
+    return {
+        "model": found.model,
+        "dimensions": found.dimensions,
+        "count": len(texts),
+        "vectors": _written(found.vectors, encoding),
+    }
+
+
+def _written(found: ArrayLike, encoding: str) -> str | list[list[float]]:
+    return vectors.encode(found) if encoding == "base64" else vectors.to_lists(found)

@@ -1,0 +1,145 @@
+"""From what a caller writes (`business="revenue", priority=9, memory_gb=12`) to what travels (the `mesh` header).
+
+The header is `{"v": 1, "class": queue, "priority": 0-10, "needs": {…}, "sent_at": seconds}`; a message without
+one comes from a stock producer and counts as normal. Later wins, field by field: what the task declares, the
+header of the run a retry follows, what this call says.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gpu_mesh.domain.queues import (
+    CONTROL_QUEUE,
+    DEFAULT_PRIORITY,
+    check_priority,
+    choose_queue,
+    wire_priority,
+)
+from gpu_mesh.domain.requirements import REQUIREMENT_FIELDS, Requirements
+from gpu_mesh.errors import InvalidTask, PayloadTooLarge
+from gpu_mesh.settings import settings
+
+__all__ = ["HEADER", "HEADER_VERSION", "MESH_OPTIONS", "check_payload", "header_of", "prepare", "take"]
+
+#: Name of the message header.
+HEADER = "mesh"
+HEADER_VERSION = 1
+#: Options of a task or call that the mesh reads.
+MESH_OPTIONS: frozenset[str] = REQUIREMENT_FIELDS | {"queue", "business", "priority", "requirements"}
+#: Celery's own tasks that need no device.
+_CONTROL_TASKS = frozenset({"celery.accumulate", "celery.backend_cleanup", "celery.chord_unlock"})
+#: How alike an unknown option and one of ours must be to be taken for a typing error, 0 to 1.
+_ALIKE = 0.8
+#: Bytes in a MB.
+_MB = 1_000_000
+
+
+def take(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split options into the mesh's (those given, that is not None) and Celery's.
+
+    Raises InvalidTask for a name that looks like a misspelt one of ours: Celery would send it along unread.
+    """
+    ours: dict[str, Any] = {}
+    theirs: dict[str, Any] = {}
+    stamps = set(options.get("stamped_headers") or ())
+    for name, value in options.items():
+        if name in MESH_OPTIONS:
+            if value is not None:
+                ours[name] = value
+        else:
+            if name not in stamps and (near := difflib.get_close_matches(name, MESH_OPTIONS, n=1, cutoff=_ALIKE)):
+                raise InvalidTask(name, value, f"no such option; did you mean {near[0]}?")
+            theirs[name] = value
+    return ours, theirs
+
+
+def prepare(task_name: str, declared: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Celery's options for one call, with queue, wire priority and the `mesh` header in place.
+
+    Raises InvalidTask or UnknownQueue naming the field.
+    """
+    call, stock = take(options)
+    headers = dict(stock.get("headers") or {})
+    header = _header(task_name, declared, headers.get(HEADER), call)
+    return {
+        **stock,
+        "queue": header["class"],
+        "priority": wire_priority(header["priority"]),
+        "headers": {**headers, HEADER: header},
+    }
+
+
+def _header(task_name: str, declared: Mapping[str, Any], previous: object, call: Mapping[str, Any]) -> dict[str, Any]:
+    before = header_of({HEADER: previous})
+    layers = [declared, {"queue": before["class"], "priority": before["priority"]} if before else {}, call]
+    # The nearest layer that names a queue in either way decides; its two ways must agree.
+    chosen: Mapping[str, Any] = next(
+        (layer for layer in reversed(layers) if "queue" in layer or "business" in layer), {}
+    )
+    default = CONTROL_QUEUE if task_name in _CONTROL_TASKS else None
+    queue = choose_queue(
+        task_name,
+        queue=chosen.get("queue", None if "business" in chosen else default),
+        business=chosen.get("business"),
+        cpu_queues=lambda: settings().cpu_queues,
+    )
+    priority = next((layer["priority"] for layer in reversed(layers) if "priority" in layer), DEFAULT_PRIORITY)
+    needs = {**_needs(declared), **(before["needs"] if before else {}), **_needs(call)}
+    return {
+        "v": HEADER_VERSION,
+        "class": queue,
+        "priority": check_priority(priority),
+        "needs": Requirements.of(needs).to_dict(),
+        "sent_at": round(time.time(), 3),
+    }
+
+
+def _needs(options: Mapping[str, Any]) -> dict[str, Any]:
+    free = options.get("requirements") or {}
+    if not isinstance(free, Mapping):
+        raise InvalidTask("requirements", free, "a mapping, for instance {'memory_gb': 6, 'epochs': 3}")
+    return {**free, **{name: value for name, value in options.items() if name in REQUIREMENT_FIELDS}}
+
+
+def header_of(headers: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The `mesh` header among a message's headers, or None where there is no sound one."""
+    found = (headers or {}).get(HEADER)
+    if not isinstance(found, dict) or not isinstance(found.get("needs"), dict):
+        return None
+    if not isinstance(found.get("class"), str) or not isinstance(found.get("priority"), int):
+        return None
+    return found
+
+
+def check_payload(args: object, kwargs: object) -> None:
+    """Refuse arguments larger than `GPU_MESH_MAX_PAYLOAD_MB`, by a lower bound of their size as JSON.
+
+    Raises PayloadTooLarge. A bound is enough here and costs far less than serialising twice.
+    """
+    limit = settings().max_payload_mb
+    size = 0
+    for piece in _leaves((args, kwargs)):
+        size += len(piece) if isinstance(piece, (str, bytes)) else 1
+        if size > limit * _MB:
+            raise PayloadTooLarge(
+                "args",
+                f"more than {limit:g} MB",
+                f"at most {limit:g} MB (GPU_MESH_MAX_PAYLOAD_MB); send a reference, or split the work",
+            )
+
+
+def _leaves(value: object) -> Iterable[object]:
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Mapping):
+            pending.extend(item.keys())
+            pending.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            pending.extend(item)
+        else:
+            yield item

@@ -1,0 +1,52 @@
+"""One real Redis for the whole session, and the helpers every level of tests shares.
+
+The environment is set before `gpu_mesh` is imported anywhere: the app reads its settings once per process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SUPPORT = Path(__file__).parent / "support"
+STATE = Path(tempfile.mkdtemp(prefix="gpu-mesh-tests-"))
+atexit.register(shutil.rmtree, STATE, ignore_errors=True)
+
+sys.path.insert(0, str(SUPPORT))
+for name in [name for name in os.environ if name.startswith("GPU_MESH_")]:
+    del os.environ[name]
+os.environ.update(
+    GPU_MESH_STATE_DIR=str(STATE),
+    GPU_MESH_INCLUDE="sample_tasks",
+    NODE_NAME="test-node",
+    PYTHONPATH=os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH")))),
+)
+# A `.env` in the developer's folder is none of the tests' business.
+os.chdir(STATE)
+
+from gpu_mesh.settings import settings  # noqa: E402
+from gpu_mesh.store.client import connect  # noqa: E402
+from gpu_mesh.store.embedded import Address, EmbeddedRedis  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Address]:
+    """The session's Redis; the app of this process is configured for it."""
+    with EmbeddedRedis(STATE) as server:
+        server.prepare()
+        yield server.start()
+
+
+@pytest.fixture
+def broker(redis_server: Address) -> str:
+    """Its address, with an empty database."""
+    with connect(settings()) as client:
+        client.flushdb()
+    return redis_server.url

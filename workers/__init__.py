@@ -1,0 +1,1 @@
+"""What a machine of the mesh runs."""

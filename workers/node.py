@@ -1,0 +1,132 @@
+"""One node of the mesh: its registration, and the processes `gpu-mesh worker` and `gpu-mesh up` run on it."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpu_mesh import __version__
+from gpu_mesh.devices import detect
+from gpu_mesh.domain.device import Device
+from gpu_mesh.domain.queues import CONTROL_QUEUE
+from gpu_mesh.errors import BrokerUnavailable, NodeNameTaken
+from gpu_mesh.settings import Settings
+from gpu_mesh.store import nodes
+from gpu_mesh.store.client import connect, mapped_errors
+from workers.gpu import celery_argv, device_argv, environment, worker_argv
+from workers.process import ProcessSpec
+
+__all__ = ["Registrar", "describe", "lead_specs", "own_devices", "worker_specs"]
+
+logger = logging.getLogger(__name__)
+
+#: Stages of a start, in order; a stop goes the other way.
+BROKER_STAGE, WORKER_STAGE, BEAT_STAGE = 0, 1, 2
+#: Added to a worker's own limit before the supervisor kills it, s.
+STOP_GRACE_S = 5.0
+
+
+def own_devices(settings: Settings) -> tuple[Device, ...]:
+    """This node's devices, as `GPU_MESH_DEVICES` says. Raises InvalidSetting when what it asks for is not here."""
+    return detect(
+        settings.devices,
+        node=settings.node_name,
+        gpu_enabled=settings.gpu_enabled,
+        labels=settings.labels,
+        margin_gb=settings.memory_margin_gb,
+        powers=settings.gpu_powers,
+        costs=settings.gpu_costs,
+    )
+
+
+def describe(settings: Settings, devices: Sequence[Device]) -> nodes.Node:
+    """What this node registers."""
+    return nodes.Node(
+        name=settings.node_name,
+        role=settings.node_role,
+        host=platform.node(),
+        version=__version__,
+        labels=dict(settings.labels),
+        devices=tuple(devices),
+    )
+
+
+def worker_specs(settings: Settings, devices: Sequence[Device]) -> list[ProcessSpec]:
+    """One Celery worker per device."""
+    return [
+        ProcessSpec(
+            name=device.name,
+            argv=device_argv(device, log_level=settings.log_level),
+            env=environment(device),
+            stage=WORKER_STAGE,
+            stop_timeout_s=settings.stop_timeout_s + STOP_GRACE_S,
+        )
+        for device in devices
+    ]
+
+
+def lead_specs(settings: Settings, schedule: Path) -> list[ProcessSpec]:
+    """What a lead runs besides its devices: the control worker, the CPU queues' worker, and beat."""
+    level = settings.log_level
+    workers = [
+        ProcessSpec(
+            name="control",
+            argv=worker_argv(f"control@{settings.node_name}", [CONTROL_QUEUE], concurrency=1, log_level=level),
+            stage=WORKER_STAGE,
+            stop_timeout_s=settings.stop_timeout_s + STOP_GRACE_S,
+        )
+    ]
+    if settings.cpu_queues:
+        argv = worker_argv(
+            f"cpu@{settings.node_name}", settings.cpu_queues, concurrency=settings.cpu_concurrency, log_level=level
+        )
+        stop_timeout_s = settings.stop_timeout_s + STOP_GRACE_S
+        workers.append(ProcessSpec(name="cpu", argv=argv, stage=WORKER_STAGE, stop_timeout_s=stop_timeout_s))
+    beat = celery_argv("beat", f"--schedule={schedule}", "--pidfile=", f"--loglevel={level}")
+    return [*workers, ProcessSpec(name="beat", argv=beat, stage=BEAT_STAGE, stop_timeout_s=STOP_GRACE_S)]
+
+
+class Registrar:
+    """Keeps a node's registration fresh from a thread, until `stop`.
+
+    A broker that is away is tried again; a name that another node took meanwhile is logged and tried again, for
+    the other one may leave.
+    """
+
+    def __init__(self, settings: Settings, node: nodes.Node) -> None:
+        self._settings = settings
+        self._node = node
+        self._instance = nodes.instance_id()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="registrar", daemon=True)
+
+    def start(self) -> None:
+        """Register once, then keep renewing. Raises NodeNameTaken, BrokerUnavailable or BrokerRefused at once."""
+        self.renew()
+        self._thread.start()
+
+    def renew(self) -> None:
+        """Register or renew, once."""
+        with mapped_errors(self._settings), connect(self._settings) as client:
+            nodes.register(client, self._node, instance=self._instance, ttl_s=self._settings.node_ttl_s)
+
+    def stop(self) -> None:
+        """Stop renewing and say goodbye, if the broker can hear it."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=STOP_GRACE_S)
+        try:
+            with mapped_errors(self._settings), connect(self._settings, timeout_s=1.0) as client:
+                nodes.leave(client, self._node.name, instance=self._instance)
+        except BrokerUnavailable as exc:
+            logger.info("left without a goodbye: %s", exc, extra={"action": "leave"})
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._settings.node_refresh_s):
+            try:
+                self.renew()
+            except (BrokerUnavailable, NodeNameTaken) as exc:
+                logger.warning("registration not renewed: %s", exc, extra={"action": "register"})
