@@ -32,7 +32,7 @@ from gpu_mesh.tasks.options import prepare
 __all__ = ["BrokerDenied", "BrokerLost", "MeshCelery", "app", "configuration"]
 
 #: A submit looks first whether the broker is there, unless one did within the last, s.
-CHECK_EVERY_S = 5.0
+CHECK_EVERY_S = 1.0
 #: Loaded by name, for they lie above this module: the periodic schedule and the worker's signal hooks.
 UPPER_MODULES = ("beat_schedule", "workers.hooks")
 
@@ -131,13 +131,17 @@ def _broker(current: Settings) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_transport_options": {
             **redis_options,
+            # A submit waits no longer for one answer; a worker may (workers/hooks).
+            "socket_timeout": current.submit_timeout_s,
+            "socket_connect_timeout": current.submit_timeout_s,
             "sep": LIST_SEPARATOR,
             "priority_steps": list(PRIORITY_STEPS),
             "queue_order_strategy": "priority",
             "master_name": current.sentinel_master,
         },
         "task_publish_retry_policy": {
-            "max_retries": 3,
+            # Each costs up to two socket timeouts; one is enough for a connection that Redis's restart cut.
+            "max_retries": 1,
             "interval_start": 0,
             "interval_step": 0.2,
             "interval_max": 0.5,

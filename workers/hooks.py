@@ -13,20 +13,22 @@ from functools import cache
 from typing import Any
 
 from celery import states
-from celery.signals import celeryd_init, task_postrun, task_prerun, worker_ready
+from celery.signals import celeryd_init, task_failure, task_postrun, task_prerun, task_revoked, worker_ready
 
 from gpu_mesh.errors import MeshError
 from gpu_mesh.settings import settings
 from gpu_mesh.store import journal
-from gpu_mesh.store.client import connect, mapped_errors
+from gpu_mesh.store.client import SOCKET_TIMEOUT_S, connect, mapped_errors
 from gpu_mesh.tasks.options import HEADER
 
-__all__ = ["journal_end", "journal_start"]
+__all__ = ["journal_end", "journal_killed", "journal_revoked", "journal_start"]
 
 logger = logging.getLogger(__name__)
 
 #: Kombu's `retry_over_time` without an end; pauses in s.
 RESULT_RETRY = {"max_retries": None, "interval_start": 0, "interval_step": 0.2, "interval_max": 1.0}
+#: Of a worker's own sends (a chain's next link, a retry, a part): an hour, for a chain that breaks is work lost.
+SEND_RETRY = {**RESULT_RETRY, "max_retries": 3600}
 #: A journal entry may hold up its job by this much, s.
 JOURNAL_TIMEOUT_S = 1.0
 
@@ -59,9 +61,15 @@ def _entry(task: Any) -> dict[str, Any]:
 
 @celeryd_init.connect
 def outlive_outages(conf: Any = None, **_: Any) -> None:
-    """A worker waits for Redis as long as it takes to store a result: the job was done and must not be lost."""
+    """A worker waits for Redis as long as it takes to store a result: the job was done and must not be lost.
+
+    What the job sends goes the same way, where a submit gives up early.
+    """
     options = conf.result_backend_transport_options
     conf.result_backend_transport_options = {**options, "retry_policy": RESULT_RETRY}
+    conf.task_publish_retry_policy = SEND_RETRY
+    timeouts = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S}
+    conf.broker_transport_options = {**conf.broker_transport_options, **timeouts}
 
 
 @task_prerun.connect
@@ -71,17 +79,34 @@ def journal_start(task: Any = None, **_: Any) -> None:
         return
     entry = _entry(task)
     task.request.mesh_started_at = entry["started_at"]
-    _write(journal.task_started, task.request.hostname, entry)
+    _write(journal.task_started, entry)
 
 
 @task_postrun.connect
 def journal_end(task: Any = None, state: str | None = None, **_: Any) -> None:
-    """Write down how the task ended."""
+    """Write down how the task ended, if it did."""
     if task.request.is_eager:
+        return
+    if state not in states.READY_STATES:
+        _write(journal.task_left, task.request.id)
         return
     entry = _entry(task)
     entry |= {"state": state, "ran_s": max(0.0, time.time() - entry["started_at"])}
-    _write(journal.task_finished, task.request.hostname, entry)
+    _write(journal.task_finished, entry)
+
+
+@task_revoked.connect
+def journal_revoked(request: Any = None, **_: Any) -> None:
+    """Write down that a run was ended from outside: the parent says so, its child cannot."""
+    _write(journal.task_lost, request.id, states.REVOKED, time.time())
+
+
+@task_failure.connect
+def journal_killed(sender: Any = None, task_id: str = "", **_: Any) -> None:
+    """Write down that a run died with its child, by its time limit or by itself."""
+    # Of a run that fails alive, `journal_end` hears next.
+    if not sender.request.is_eager and getattr(sender.request, "mesh_started_at", None) is None:
+        _write(journal.task_lost, task_id, states.FAILURE, time.time())
 
 
 @worker_ready.connect

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from io import RawIOBase
 from typing import cast
 
+import psutil
+
 from workers.lifeline import Lifeline, parent_death_hook
 from workers.output import LineFeed, split_lines
 
@@ -25,7 +27,7 @@ STOP_TIMEOUT_S = 10.0
 
 #: How long the last words of a dead child are waited for, in seconds. They may not end where a process that
 #: left its group holds the pipe.
-LAST_WORDS_S = 1.0
+LAST_WORDS_S = 0.5
 
 #: A Python child that is killed would take the lines in its buffer with it.
 CHILD_ENV = {"PYTHONUNBUFFERED": "1"}
@@ -127,13 +129,7 @@ class Process:
             # As the first process of a container we inherit orphans, and nobody else would reap them.
             while os.waitpid(-self.pid, os.WNOHANG) != (0, 0):
                 pass
-        try:
-            os.killpg(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        return False
+        return not any(_runs_in(self.pid, pid) for pid in psutil.pids())
 
 
 def _read(name: str, stream: RawIOBase, feed: LineFeed, on_end: Callable[[], None]) -> None:
@@ -141,3 +137,11 @@ def _read(name: str, stream: RawIOBase, feed: LineFeed, on_end: Callable[[], Non
         for line in split_lines(stream):
             feed.put(name, line)
     on_end()
+
+
+def _runs_in(group: int, pid: int) -> bool:
+    """Whether the process is of the group and still runs; a zombie, for which `killpg` would succeed, does not."""
+    try:
+        return os.getpgid(pid) == group and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+        return False

@@ -114,13 +114,13 @@ def cancel(app: celery.Celery, settings: Settings, task_id: str) -> Cancelled:
     state = app.AsyncResult(task_id).state
     if state in states.READY_STATES:
         return Cancelled("done", state)
-    if state in (states.PENDING, states.RETRY):
-        with mapped_errors(settings), connect(settings) as client:
-            for queue in known_queues(settings):
-                for message in queues.waiting(client, queue):
-                    if message.id == task_id and queues.remove(client, message):
-                        _mark_revoked(app, message)
-                        return Cancelled("waiting")
+    # Whatever its state: one that was passed on, or given back by a dead worker, waits although it was STARTED.
+    with mapped_errors(settings), connect(settings) as client:
+        for queue in known_queues(settings):
+            for message in queues.waiting(client, queue):
+                if message.id == task_id and queues.remove(client, message):
+                    _mark_revoked(app, message)
+                    return Cancelled("waiting")
     app.control.revoke(task_id, terminate=True)
     return Cancelled("unknown" if state == states.PENDING else "running")
 

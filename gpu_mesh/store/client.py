@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -40,8 +40,10 @@ def broker_url(settings: Settings) -> str:
 
 
 def result_url(settings: Settings) -> str:
-    """Where results are kept: the address set, else the broker."""
-    return settings.result_url or broker_url(settings)
+    """Where results are kept: the address set, else the broker (the first, where several are set)."""
+    url = settings.result_url or broker_url(settings)
+    # Celery's result backend knows several addresses for sentinels only.
+    return url if url.startswith("sentinel://") else url.split(";")[0]
 
 
 def tls_options(settings: Settings) -> dict[str, Any]:
@@ -83,8 +85,10 @@ def _from_sentinel(url: str, master: str, options: dict[str, Any]) -> redis.Redi
     parts = [urlsplit(part) for part in url.split(";")]
     hosts = [(part.hostname or "127.0.0.1", part.port or 26379) for part in parts]
     database = int(parts[-1].path.strip("/") or 0)
-    sentinel = Sentinel(hosts, sentinel_kwargs={"socket_timeout": options["socket_timeout"]})
-    found: redis.Redis = sentinel.master_for(master, db=database, password=parts[0].password, **options)
+    asked = ("socket_timeout", "socket_connect_timeout", "retry")
+    sentinel = Sentinel(hosts, sentinel_kwargs={name: options[name] for name in asked})
+    user, password = (unquote(part) if part else None for part in (parts[0].username, parts[0].password))
+    found: redis.Redis = sentinel.master_for(master, db=database, username=user, password=password, **options)
     return found
 
 
@@ -115,15 +119,16 @@ def broker_error(settings: Settings, exc: BaseException) -> BrokerUnavailable | 
     shown = mask(broker_url(settings))
     seen: BaseException | None = exc
     while seen is not None:
+        said = str(seen).rstrip(".")
         if isinstance(seen, BrokerUnavailable):
             return seen
         if isinstance(seen, _REFUSALS):
-            return BrokerRefused(f"Redis at {shown} refuses us: {seen}. Check user and password in GPU_MESH_BROKER_URL")
+            return BrokerRefused(f"Redis at {shown} refuses us: {said}. Check user and password in GPU_MESH_BROKER_URL")
         if isinstance(seen, redis.exceptions.OutOfMemoryError):
-            return BrokerUnavailable(f"Redis at {shown} is full: {seen}. Raise its maxmemory, or let work finish first")
+            return BrokerUnavailable(f"Redis at {shown} is full: {said}. Raise its maxmemory, or let work finish first")
         if isinstance(seen, _AWAY):
             remedy = "is it running, and reachable from here?" if settings.broker_url else "start it with `gpu-mesh up`"
-            return BrokerUnavailable(f"Redis at {shown} does not answer ({seen}); {remedy}")
+            return BrokerUnavailable(f"Redis at {shown} does not answer ({said}); {remedy}")
         seen = seen.__cause__ or seen.__context__
     return None
 

@@ -15,12 +15,9 @@ tests and small uses.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +42,7 @@ from gpu_mesh.store.redis_address import (
 )
 from gpu_mesh.store.redis_binary import RedisBinary, find_server
 from gpu_mesh.store.redis_config import bind_hosts, config_text
-from gpu_mesh.store.redis_leftover import POLL_S, end_leftover, wait_until
+from gpu_mesh.store.redis_process import POLL_S, end_leftover, end_with_parent, wait_until
 
 __all__ = ["Address", "EmbeddedRedis", "RedisBinary", "address", "find_server"]
 
@@ -57,10 +54,10 @@ READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
 #: How long a new owner may take to write its pid, in seconds.
 PID_TIMEOUT_S = 1.0
+#: How long a taken port may need to come free before another is chosen, in seconds.
+PORT_TIMEOUT_S = 0.5
 #: How much of the server's log an error message repeats, in lines.
 LOG_LINES_SHOWN = 5
-#: Linux's `prctl` option: the signal that a process gets when its parent dies (prctl(2)).
-PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedRedis:
@@ -151,12 +148,14 @@ class EmbeddedRedis:
         self._check_data()
         found = self.address
         end_leftover(found, self.config_file, self.data_dir, timeout_s=self._stop_timeout_s)
-        if port_taken(self._hosts, found.port):
-            taken, found = found.port, change_port(self.state_dir, self._hosts)
+        port = found.port
+        # A server that is about to end holds it a moment longer; machines that joined know no other port.
+        if not wait_until(lambda: not port_taken(self._hosts, port), PORT_TIMEOUT_S):
+            found = change_port(self.state_dir, self._hosts)
             logger.warning(
                 "port %d is taken by another program; the embedded Redis moves to %d: machines that joined need "
                 "the new join line",
-                taken,
+                port,
                 found.port,
                 extra={"action": "change_port"},
             )
@@ -242,7 +241,7 @@ class EmbeddedRedis:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_end_with_parent(),
+                    preexec_fn=end_with_parent(),
                 )
             except OSError as error:
                 raise EmbeddedRedisError(
@@ -277,20 +276,3 @@ class EmbeddedRedis:
             return "see its log"
         lines = self._log_file.read_text(encoding="utf-8", errors="replace").splitlines()
         return " | ".join(lines[-LOG_LINES_SHOWN:])
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """For a child, before its exec: SIGTERM when the parent dies, so that it saves and ends. Linux only."""
-    if sys.platform != "linux":
-        return None
-    # Loaded here: between fork and exec only calls are safe, no imports.
-    prctl = ctypes.CDLL(None).prctl
-    parent = os.getpid()
-
-    def ask_kernel() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        # It may have died before we asked.
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask_kernel

@@ -12,21 +12,34 @@ import redis
 
 from gpu_mesh.store import keys
 
-__all__ = ["KEPT", "clear_running", "finished", "running", "task_finished", "task_started"]
+__all__ = ["KEPT", "clear_running", "finished", "running", "task_finished", "task_left", "task_lost", "task_started"]
 
 #: How many finished tasks are remembered.
 KEPT = 10_000
 
 
-def task_started(client: redis.Redis, worker: str, entry: dict[str, Any]) -> None:
-    """Worker `worker` runs `entry` now."""
-    client.hset(keys.RUNNING, worker, json.dumps(entry))
+def task_started(client: redis.Redis, entry: dict[str, Any]) -> None:
+    """The task of `entry` runs now."""
+    client.hset(keys.RUNNING, entry["id"], json.dumps(entry))
 
 
-def task_finished(client: redis.Redis, worker: str, entry: dict[str, Any]) -> None:
-    """Worker `worker` runs nothing any more; `entry` is how it ended."""
+def task_left(client: redis.Redis, task_id: str) -> None:
+    """The task runs no more and has not ended: it is tried again, goes on elsewhere, or was replaced."""
+    client.hdel(keys.RUNNING, task_id)
+
+
+def task_lost(client: redis.Redis, task_id: str, state: str, ended_at: float) -> None:
+    """The process that ran the task is gone, and it ended in `state`. Nothing if it did not run."""
+    held = client.hget(keys.RUNNING, task_id)
+    if held:
+        entry = json.loads(held)
+        task_finished(client, {**entry, "state": state, "ran_s": max(0.0, ended_at - entry["started_at"])})
+
+
+def task_finished(client: redis.Redis, entry: dict[str, Any]) -> None:
+    """The task of `entry` runs no more; `entry` is how it ended."""
     pipe = client.pipeline()
-    pipe.hdel(keys.RUNNING, worker)
+    pipe.hdel(keys.RUNNING, entry["id"])
     pipe.lpush(keys.FINISHED, json.dumps(entry))
     pipe.ltrim(keys.FINISHED, 0, KEPT - 1)
     pipe.execute()
@@ -34,7 +47,9 @@ def task_finished(client: redis.Redis, worker: str, entry: dict[str, Any]) -> No
 
 def clear_running(client: redis.Redis, worker: str) -> None:
     """A worker that starts runs nothing yet, whatever its predecessor left."""
-    client.hdel(keys.RUNNING, worker)
+    left = [entry["id"] for entry in running(client) if entry["worker"] == worker]
+    if left:
+        client.hdel(keys.RUNNING, *left)
 
 
 def running(client: redis.Redis) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ __all__ = ["FINISHED", "NODES", "PREFIX", "RUNNING", "progress"]
 PREFIX = "gpumesh:"
 #: hash: node name → registration as JSON.
 NODES = f"{PREFIX}nodes"
-#: hash: worker name → the task it runs, as JSON.
+#: hash: id of a task that runs → the task, as JSON.
 RUNNING = f"{PREFIX}running"
 #: list: the last finished tasks as JSON, newest first, capped.
 FINISHED = f"{PREFIX}finished"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from gpu_mesh.store import keys
 from gpu_mesh.store.scripts import script
 
 __all__ = ["Node", "NodeEntry", "all_nodes", "forget_silent", "instance_id", "leave", "register"]
+
+logger = logging.getLogger(__name__)
 
 #: A node silent for longer is forgotten, s: a week.
 FORGET_AFTER_S = 7 * 86_400.0
@@ -87,15 +90,13 @@ def _machine() -> str:
 
 
 def _is_dead_here(instance: str) -> bool:
-    """Whether `instance` was a process of this machine that is no more."""
-    machine, pid, started = instance.rsplit("/", 2)
-    if machine != _machine():
-        return False
+    """Whether `instance` was a process of this machine that is no more; False where it cannot be told."""
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1.0
+        machine, pid, started = instance.rsplit("/", 2)
+        return machine == _machine() and abs(psutil.Process(int(pid)).create_time() - float(started)) > 1.0
     except psutil.NoSuchProcess:
         return True
-    except psutil.AccessDenied:
+    except (ValueError, psutil.AccessDenied):
         return False
 
 
@@ -115,35 +116,72 @@ def register(
     run = script(client, "register")
     taken, held = run(keys=[keys.NODES], args=[node.name, instance, body, ttl_s, ""])
     if not taken:
-        entry = json.loads(held)
-        if is_dead_here(entry["instance"]):
-            taken, held = run(keys=[keys.NODES], args=[node.name, instance, body, ttl_s, entry["instance"]])
+        holder = str(json.loads(held).get("instance"))
+        if is_dead_here(holder):
+            taken, held = run(keys=[keys.NODES], args=[node.name, instance, body, ttl_s, holder])
     if not taken:
-        entry = json.loads(held)
-        raise NodeNameTaken(
-            f"node name {node.name!r} is in use by host {entry['node']['host']}, process "
-            f"{entry['instance'].split('/')[1]}; "
-            f"set NODE_NAME to a name of this machine's own, or stop the other one"
-        )
+        raise _taken(node.name, json.loads(held))
+
+
+def _taken(name: str, held: dict[str, Any]) -> NodeNameTaken:
+    body, instance = held.get("node"), str(held.get("instance"))
+    host = body.get("host", "?") if isinstance(body, dict) else "?"
+    # machine/pid/start, see instance_id; a foreign form is shown whole.
+    process = instance.rsplit("/", 2)[-2] if instance.count("/") >= 2 else instance
+    return NodeNameTaken(
+        f"node name {name!r} is in use by host {host}, process {process}; "
+        f"set NODE_NAME to a name of this machine's own, or stop the other one"
+    )
 
 
 def leave(client: redis.Redis, name: str, *, instance: str) -> None:
     """Say goodbye: the node shows as offline at once, and its name is free. Nothing if another holds it by now."""
-    held = client.hget(keys.NODES, name)
-    entry = json.loads(held) if held else {}
-    if entry.get("instance") == instance:
-        client.hset(keys.NODES, name, json.dumps({**entry, "left": True}))
+
+    def mark(pipe: redis.client.Pipeline) -> None:
+        held = _entry(name, pipe.hget(keys.NODES, name))
+        pipe.multi()
+        if held is not None and held.get("instance") == instance:
+            pipe.hset(keys.NODES, name, json.dumps({**held, "left": True}))
+
+    # Watched: what another instance registers in between stays.
+    client.transaction(mark, keys.NODES)
 
 
 def all_nodes(client: redis.Redis) -> list[NodeEntry]:
-    """Every known node, by name."""
+    """Every known node, by name. An entry that cannot be read is left out, with a logged warning."""
+    # The clock after the registry: no entry is newer than now.
+    found = client.hgetall(keys.NODES)
     now = _now(client)
     entries = []
-    for _, held in sorted(client.hgetall(keys.NODES).items()):
-        data = json.loads(held)
-        silent_s = max(0.0, now - data["seen_at"])
-        entries.append(NodeEntry(Node.from_dict(data["node"]), data["seen_at"], silent_s, bool(data.get("left"))))
+    for name, held in sorted(found.items()):
+        data = _entry(name, held)
+        if data is None:
+            continue
+        try:
+            node, seen_at = Node.from_dict(data["node"]), float(data["seen_at"])
+        except (ValueError, KeyError, TypeError) as exc:
+            _warn(name, exc)
+            continue
+        entries.append(NodeEntry(node, seen_at, max(0.0, now - seen_at), bool(data.get("left"))))
     return entries
+
+
+def _entry(name: object, held: object) -> dict[str, Any] | None:
+    if held is None:
+        return None
+    try:
+        data = json.loads(str(held))
+    except ValueError as exc:
+        _warn(name, exc)
+        return None
+    if not isinstance(data, dict):
+        _warn(name, TypeError(f"a {type(data).__name__}, not an object"))
+        return None
+    return data
+
+
+def _warn(name: object, exc: Exception) -> None:
+    logger.warning("the registration of node %s cannot be read: %r", name, exc, extra={"action": "read_node"})
 
 
 def forget_silent(client: redis.Redis, *, after_s: float = FORGET_AFTER_S) -> list[str]:

@@ -113,7 +113,7 @@ def redis_folder(state_dir: Path) -> Path:
 
 
 def ask(server: Address, *command: str) -> Any:
-    """What the server answers to one command.
+    """What the server answers to one command, as redis-py reads it: text, and True for PING's `PONG`.
 
     Raises BrokerRefused (password or permission), BrokerUnavailable (no answer, still loading, connection lost)
     or EmbeddedRedisError (it answered with an error, or does not speak Redis's protocol).

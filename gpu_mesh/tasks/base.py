@@ -51,7 +51,7 @@ class GpuTask(Task):
         Raises InvalidTask (naming the field) before anything is sent, BrokerUnavailable when Redis does not answer
         within `GPU_MESH_SUBMIT_TIMEOUT_S`.
         """
-        options = prepare(self.name, self.declared, options)
+        options = prepare(*self._routed(options.get("route_name")), options)
         check_payload(args, kwargs)
         return super().apply_async(args, kwargs, *rest, **options)
 
@@ -96,6 +96,11 @@ class GpuTask(Task):
     def report_progress(self, done: int, total: int, task_id: str | None = None) -> None:
         """Let whoever waits see how far this task (or `task_id`) is."""
         self.update_state(task_id=task_id, state=PROGRESS, meta={"done": done, "total": total})
+
+    def _routed(self, route_name: str | None) -> tuple[str, Mapping[str, Any]]:
+        """Name and declared options by which a call is routed: `map` and its like go as the task they repeat."""
+        inner = self.app.tasks.get(route_name) if route_name else None
+        return (self.name, self.declared) if inner is None else (inner.name, getattr(inner, "declared", {}))
 
     @staticmethod
     def _header(request: Any) -> dict[str, Any] | None:

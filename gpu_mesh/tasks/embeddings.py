@@ -10,19 +10,18 @@ While parts run, the task's state is PROGRESS with `{"done": texts, "total": tex
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import chord, shared_task
 
 from gpu_mesh.engines import get_engine, vectors
+from gpu_mesh.engines.base import check_texts
+from gpu_mesh.engines.base import check_model
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.settings import settings
 from gpu_mesh.store import progress
 from gpu_mesh.store.client import connect
 from gpu_mesh.tasks.base import GpuTask
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 __all__ = ["ENCODINGS", "embed_part", "embeddings", "join_parts"]
 
@@ -42,6 +41,9 @@ def embeddings(self: GpuTask, texts: list[str], model: str | None = None, encodi
     size = settings().embed_chunk
     if len(texts) <= size or self.request.is_eager:
         return _embed(texts, model, encoding)
+    # Here, where the caller hears of it as it is: of a part's failure a chord tells the text alone.
+    engine = get_engine("local")
+    model = check_model(model, [known.name for known in engine.models()], engine.name)
     parts = [
         embed_part.s(texts[start : start + size], model, self.request.id, len(texts)).set(**self.inherited())
         for start in range(0, len(texts), size)
@@ -64,21 +66,17 @@ def embed_part(self: GpuTask, texts: list[str], model: str | None, whole: str, t
 def join_parts(parts: list[dict[str, Any]], encoding: str) -> dict[str, Any]:
     """The parts' vectors as one result, in their order."""
     dimensions = parts[0]["dimensions"]
-    found = [vectors.decode(part["vectors"], dimensions) for part in parts]
+    joined = vectors.join(part["vectors"] for part in parts)
     return {
         "model": parts[0]["model"],
         "dimensions": dimensions,
-        "count": sum(map(len, found)),
-        "vectors": _written([vector for part in found for vector in part], encoding),
+        "count": sum(part["count"] for part in parts),
+        "vectors": joined if encoding == "base64" else vectors.to_lists(vectors.decode(joined, dimensions)),
     }
 
 
 def _check(texts: object, encoding: object) -> None:
-    if not isinstance(texts, list):
-        raise InvalidTask("texts", texts, "a list of texts")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InvalidTask(f"texts[{index}]", text, "text")
+    check_texts(texts)
     if encoding not in ENCODINGS:
         raise InvalidTask("encoding", encoding, f"one of {', '.join(ENCODINGS)}")
 
@@ -89,9 +87,5 @@ def _embed(texts: list[str], model: str | None, encoding: str) -> dict[str, Any]
         "model": found.model,
         "dimensions": found.dimensions,
         "count": len(texts),
-        "vectors": _written(found.vectors, encoding),
+        "vectors": vectors.encode(found.vectors) if encoding == "base64" else vectors.to_lists(found.vectors),
     }
-
-
-def _written(found: ArrayLike, encoding: str) -> str | list[list[float]]:
-    return vectors.encode(found) if encoding == "base64" else vectors.to_lists(found)

@@ -59,7 +59,7 @@ def test_defaults_double_from_half_a_second_to_half_a_minute() -> None:
 
 @pytest.mark.parametrize("first", [0.0, -1.0, math.nan])
 def test_first_wait_must_be_a_time(first: float) -> None:
-    with pytest.raises(InvalidValue, match="first_s.*above 0"):
+    with pytest.raises(InvalidValue, match=r"first_s.*above 0"):
         Backoff(first_s=first)
 
 

@@ -15,8 +15,10 @@ local now = tonumber(t[1]) + tonumber(t[2]) / 1e6
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 if held then
   local ok, entry = pcall(cjson.decode, held)
-  local other = ok and entry.instance ~= ARGV[2] and entry.instance ~= ARGV[5]
-  if other and not entry.left and now - entry.seen_at <= tonumber(ARGV[4]) then
+  -- What cannot be read holds no name.
+  local sound = ok and type(entry) == 'table' and type(entry.seen_at) == 'number'
+  local other = sound and entry.instance ~= ARGV[2] and entry.instance ~= ARGV[5]
+  if other and entry.left ~= true and now - entry.seen_at <= tonumber(ARGV[4]) then
     return {0, held}
   end
 end

@@ -72,16 +72,20 @@ def run(code: str, *path: Path) -> str:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Writes a pretended package of that name and body; it finds wordllama's tokenizer beside it."""
+    """Writes a pretended package of that name and body; it finds wordllama's tokenizer in its folder."""
     spec = find_spec("wordllama")
     assert spec is not None
     assert spec.origin is not None
-    (tmp_path / "tokenizers").symlink_to(Path(spec.origin).parent / "tokenizers")
+    tokenizers = Path(spec.origin).parent / "tokenizers"
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(name: str, body: str) -> None:
         sys.modules.pop(name, None)
-        (tmp_path / f"{name}.py").write_text(body)
+        folder = tmp_path / name
+        if not folder.exists():
+            folder.mkdir()
+            (folder / "tokenizers").symlink_to(tokenizers)
+        (folder / "__init__.py").write_text(body)
         # The finder knows a folder by its time of change, too coarse for files written just now.
         importlib.invalidate_caches()
 
@@ -169,7 +173,7 @@ def test_threads_load_it_once(package: Callable[[str, str], None], tmp_path: Pat
     with ThreadPoolExecutor(8) as pool:
         vectors = list(pool.map(lambda _: engine.embed(["a", "b"]).vectors, range(32)))
     loads = sys.modules["counted_words"].loads
-    assert loads == [{"cache_dir": tmp_path, "dim": 256, "disable_download": True}]
+    assert loads == [{"cache_dir": tmp_path / "counted_words", "dim": 256, "disable_download": True}]
     assert all(np.array_equal(each, vectors[0]) for each in vectors)
 
 

@@ -1,0 +1,81 @@
+"""What the README says is true: its commands run, its code runs, its links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import gpu_mesh
+
+from gpu_mesh.settings import Settings, env_name
+from gpu_mesh.testing import mesh_eager
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+__all__ = ["mesh_eager"]
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def mesh(redis_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    log = tmp_path_factory.mktemp("readme") / "log"
+    env = {"NODE_NAME": "readme"}
+    with gpu_mesh("worker", "--devices", "fake:RTX 4090:24", log=log, ready="gpu0@readme ready.", env=env):
+        yield
+
+
+COMMANDS = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 8
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_works(mesh: None, command: str) -> None:
+    """Every line of a `console` block, against a running mesh."""
+    program, *args = shlex.split(command)
+    module = {"gpu-mesh": "gpu_mesh", "celery": "celery"}[program]
+    ran = subprocess.run(
+        [sys.executable, "-m", module, *args], capture_output=True, text=True, timeout=60, env=os.environ, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.strip()
+
+
+def test_the_code_runs(mesh_eager: object) -> None:
+    """Every `python` block, in order, in one namespace."""
+    namespace: dict[str, object] = {"__name__": "readme_tasks"}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert len(namespace["vectors"]) == 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_named_exist(page: Path) -> None:
+    known = {env_name(field) for field in Settings.model_fields}
+    assert set(re.findall(r"\bGPU_MESH_[A-Z_]+\b", page.read_text(encoding="utf-8"))) <= known
+
+
+def test_make_targets_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make ([a-z]+)`?", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
