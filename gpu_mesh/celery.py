@@ -6,17 +6,19 @@ The wire is stock Celery on Redis (DESIGN §4): JSON only, one list per queue an
 from __future__ import annotations
 
 import math
+import os
 import ssl
 import time
 from typing import Any
 
+import click
 from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 import gpu_mesh.tasks  # noqa: F401  (registers the built-in task types)
 from gpu_mesh.domain.queues import CONTROL_QUEUE, DEFAULT_QUEUE, GPU_QUEUES, LIST_SEPARATOR, PRIORITY_STEPS
-from gpu_mesh.errors import BrokerRefused, BrokerUnavailable
+from gpu_mesh.errors import BrokerRefused, BrokerUnavailable, InvalidSetting
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store.client import (
     HEALTH_CHECK_S,
@@ -161,6 +163,21 @@ def _broker(current: Settings) -> dict[str, Any]:
     return found
 
 
+class SettingRefused(click.ClickException):
+    """A refused setting as Celery's own command line shows it: one line, no traceback."""
+
+    exit_code = os.EX_CONFIG
+
+
+def _configuration() -> dict[str, Any]:
+    try:
+        return configuration(settings())
+    except InvalidSetting as exc:
+        if click.get_current_context(silent=True) is not None:
+            raise SettingRefused(str(exc)) from None
+        raise
+
+
 app = MeshCelery("gpu_mesh", set_as_current=True)
 # A promise: settings are read when the configuration is first needed, not when this module is imported.
-app.add_defaults(lambda: configuration(settings()))
+app.add_defaults(_configuration)

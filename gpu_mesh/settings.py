@@ -11,7 +11,7 @@ import difflib
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,17 +33,41 @@ __all__ = ["BROKER_SCHEMES", "PREFIX", "SettingRow", "Settings", "env_name", "lo
 PREFIX = "GPU_MESH_"
 #: What a broker address may begin with (DESIGN §4).
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
+#: Results are kept for ten years at most, s; Redis takes no infinity.
+LONGEST_EXPIRY_S = 315_360_000.0
 _NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+#: Where another URL begins: a password may itself hold `://`.
+_NEXT_URL = re.compile(r"(?<=[\s;,])(?=(?:redis|rediss|redis\+socket|sentinel|unix|https?)://)")
+_SECRET_IN_QUERY = re.compile(r"([?&][^=&]*password[^=&]*=)[^&]*", re.IGNORECASE)
+_USER_INFO = re.compile(r"(?<=://)([^:@/]*:)?.*@", re.DOTALL)
+_SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN", re.IGNORECASE)
 
 
 def mask(text: str) -> str:
-    """`text` with the password of every URL in it hidden."""
-    return re.sub(r"(?<=://)([^:@/\s]*):[^@/\s]*@", r"\1:***@", text)
+    """`text` with the password of every URL in it hidden, also where the URL is written wrongly.
+
+    Rather too much than too little: all between the user and the last `@`, and a user without a password.
+    """
+    parts = (_SECRET_IN_QUERY.sub(r"\1***", part) for part in _NEXT_URL.split(text))
+    return "".join(_USER_INFO.sub(lambda found: f"{found[1] or ''}***@", part) for part in parts)
 
 
 def _split(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+
+
+def _unset(value: object) -> object:
+    """Nothing, where compose or a shell hands over an empty variable."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _folder(value: object) -> object:
+    if _unset(value) is None:
+        raise ValueError("a folder, as in /var/lib/gpu-mesh")
+    return value
 
 
 def _pairs(value: object) -> object:
@@ -65,24 +89,36 @@ def _checked(rule: re.Pattern[str], allowed: str) -> AfterValidator:
 
 
 def _broker(value: str | None) -> str | None:
-    for url in (value or "").split(";") if value else ():
-        parts = urlsplit(url)
-        if parts.scheme not in BROKER_SCHEMES:
+    urls = [url.strip() for url in value.split(";")] if value else []
+    for url in urls:
+        scheme = url.partition("://")[0]
+        if scheme not in BROKER_SCHEMES or "://" not in url:
             raise ValueError(f"an address that begins with {', '.join(f'{name}://' for name in BROKER_SCHEMES)}")
-        try:
-            located = parts.path if parts.scheme == "redis+socket" else parts.hostname
-            _ = parts.port
-        except ValueError:
-            raise ValueError("a port from 1 to 65535, as in redis://host:6379/0") from None
-        if not located:
-            raise ValueError("an address with a host, as in redis://:password@host:6379/0")
-    return value
+        if scheme == "redis+socket":
+            if not urlsplit(url).path:
+                raise ValueError("an address with the socket's path, as in redis+socket:///run/redis.sock")
+        elif not _located(url):
+            raise ValueError(
+                "an address with a host and a port from 1 to 65535, as in redis://:password@host:6379/0 "
+                "(in a password, write / as %2F, @ as %40, ; as %3B, # as %23)"
+            )
+        elif not re.fullmatch(r"/?[0-9]*", urlsplit(url).path):
+            raise ValueError("an address that ends with the number of a database, as in redis://host:6379/0")
+    return ";".join(urls) or None
 
 
 def _http(value: str | None) -> str | None:
-    if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
-        raise ValueError("an http:// or https:// address, as in http://lead:8001")
+    if value is not None and (not value.startswith(("http://", "https://")) or not _located(value)):
+        raise ValueError("an http:// or https:// address with a host, as in http://lead:8001")
     return value
+
+
+def _located(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an IPv6 address, or no number from 0 to 65535 as the port
+        return False
 
 
 def _hours(value: str) -> str:
@@ -115,6 +151,13 @@ def _cpu_queues(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _modules(value: tuple[str, ...]) -> tuple[str, ...]:
+    for name in value:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError("names of modules as Python imports them, such as shop.tasks, separated by commas")
+    return value
+
+
 def _default_node_name() -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", socket.gethostname()).strip(".-")[:63] or "node"
 
@@ -123,6 +166,8 @@ def _default_state_dir() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gpu-mesh"
 
 
+Broker = Annotated[str | None, BeforeValidator(_unset), AfterValidator(_broker)]
+File = Annotated[Path | None, BeforeValidator(_unset)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Labels = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
 Figures = Annotated[dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]], NoDecode, BeforeValidator(_pairs)]
@@ -143,19 +188,17 @@ class Settings(BaseSettings):
     )
 
     # The broker
-    broker_url: Annotated[str | None, AfterValidator(_broker)] = _setting(
+    broker_url: Broker = _setting(
         "Address of Redis; several for failover are separated by `;`. Unset: the embedded Redis of `gpu-mesh up`",
         default=None,
     )
-    result_url: Annotated[str | None, AfterValidator(_broker)] = _setting(
-        "Where results are kept. Unset: in the broker", default=None
-    )
-    tls_ca_file: Path | None = _setting("Authority that signed Redis's certificate, for rediss://", default=None)
-    tls_cert_file: Path | None = _setting("Our own certificate, where Redis asks for one", default=None)
-    tls_key_file: Path | None = _setting("Key of our own certificate", default=None)
+    result_url: Broker = _setting("Where results are kept. Unset: in the broker", default=None)
+    tls_ca_file: File = _setting("Authority that signed Redis's certificate, for rediss://", default=None)
+    tls_cert_file: File = _setting("Our own certificate, where Redis asks for one", default=None)
+    tls_key_file: File = _setting("Key of our own certificate", default=None)
     sentinel_master: str = _setting("Name of the master that sentinel:// asks for", default="mymaster")
     listen: str = _setting("Address the embedded Redis listens on besides loopback", default="127.0.0.1")
-    state_dir: Path = _setting(
+    state_dir: Annotated[Path, BeforeValidator(_folder)] = _setting(
         "Folder for the embedded Redis, its password and beat's schedule", default_factory=_default_state_dir
     )
 
@@ -175,7 +218,7 @@ class Settings(BaseSettings):
         names=("GPU_MESH_GPU_ENABLED", "GPU_ENABLED"),
         default=True,
     )
-    coordinator_url: Annotated[str | None, AfterValidator(_http)] = _setting(
+    coordinator_url: Annotated[str | None, BeforeValidator(_unset), AfterValidator(_http)] = _setting(
         "Address of the lead's REST API, for nodes that cannot reach Redis",
         names=("GPU_MESH_COORDINATOR_URL", "MESH_COORDINATOR_URL"),
         default=None,
@@ -209,12 +252,16 @@ class Settings(BaseSettings):
     )
 
     # Applications and tasks
-    include: Names = _setting("Modules with an application's tasks, loaded by every worker", default=())
+    include: Annotated[Names, AfterValidator(_modules)] = _setting(
+        "Modules with an application's tasks, loaded by every worker", default=()
+    )
     submit_timeout_s: float = _setting(
         "How long a submit waits for a broker that does not answer", unit="s", default=5.0, gt=0, le=300
     )
     max_payload_mb: float = _setting("Largest arguments of one task", unit="MB", default=10.0, gt=0, le=400)
-    result_expires_s: float = _setting("How long results are kept", unit="s", default=86_400.0, gt=0)
+    result_expires_s: float = _setting(
+        "How long results are kept", unit="s", default=86_400.0, gt=0, le=LONGEST_EXPIRY_S
+    )
     embed_chunk: int = _setting("Texts embedded in one piece; more are split", unit="texts", default=256, ge=1)
     peak_hours: Annotated[str, AfterValidator(_hours)] = _setting(
         "Hours in which ai-batch is paused (takes effect with the window gates)", unit="HH:MM", default="09:00-18:00"
@@ -227,10 +274,15 @@ class Settings(BaseSettings):
         "Set by `gpu-mesh worker` for the workers it starts: the device each serves, as JSON", default=None
     )
 
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        for name, value in super().__repr_args__():
+            yield str(name), mask(value) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _agree(self) -> Settings:
         if self.node_ttl_s <= self.node_refresh_s:
-            raise ValueError(f"node_ttl_s: longer than node_refresh_s ({self.node_refresh_s:g} s)")
+            refresh = f"{env_name('node_refresh_s')} ({self.node_refresh_s:g} s)"
+            raise ValueError(f"node_ttl_s: longer than {refresh}, in seconds")
         for name in ("broker_url", "result_url"):
             for url in map(urlsplit, (getattr(self, name) or "").split(";")):
                 if url.scheme == "rediss" and not self.tls_ca_file and "ssl_cert_reqs" not in parse_qs(url.query):
@@ -245,11 +297,12 @@ def env_name(field: str) -> str:
 
 def load(dotenv: str | Path | None = ".env") -> Settings:
     """Settings from the environment and `dotenv`. Raises InvalidSetting naming the first one refused."""
-    _refuse_unknown({**_dotenv(dotenv), **os.environ})
+    found = {**_dotenv(dotenv), **os.environ}
+    _refuse_unknown(found)
     try:
         return Settings(_env_file=dotenv)
     except ValidationError as exc:
-        raise _refusal(exc) from None
+        raise _refusal(exc, found) from None
 
 
 @cache
@@ -263,15 +316,17 @@ def _dotenv(path: str | Path | None) -> dict[str, str | None]:
 
 
 def _refuse_unknown(found: Mapping[str, str | None]) -> None:
-    known = {env_name(field) for field in Settings.model_fields}
+    known = [field.upper() for field in Settings.model_fields]
     for name in sorted(found):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "`gpu-mesh config` lists the names there are"
-            raise InvalidSetting(name, mask(found[name] or ""), f"no such setting; {hint}")
+        short = name.upper().removeprefix(PREFIX)
+        if name.upper().startswith(PREFIX) and short not in known:
+            near = difflib.get_close_matches(short, known, n=1)
+            hint = f"did you mean {env_name(near[0])}?" if near else "`gpu-mesh config` lists the names there are"
+            value = "***" if _SECRET_NAME.search(name) else mask(found[name] or "")
+            raise InvalidSetting(name, value, f"no such setting; {hint}")
 
 
-def _refusal(exc: ValidationError) -> InvalidSetting:
+def _refusal(exc: ValidationError, found: Mapping[str, str | None]) -> InvalidSetting:
     error = exc.errors(include_url=False)[0]
     remedy = error["msg"].removeprefix("Value error, ")
     where, value = error["loc"], error["input"]
@@ -279,9 +334,25 @@ def _refusal(exc: ValidationError) -> InvalidSetting:
         field, _, remedy = remedy.partition(": ")
         value = getattr(value, field, None) if not isinstance(value, Mapping) else value.get(field)
         return InvalidSetting(env_name(field), mask(str(value)), remedy)
-    field = str(where[0])
-    name = field if field.isupper() else env_name(field)
+    field = next(name for name in Settings.model_fields if where[0] in (name, *_names(name)))
+    typed = {name.upper(): name for name in found}
+    name = next((name for name in _names(field) if name in typed), env_name(field))
+    if len(where) > 1:  # one of several pairs
+        value = f"{where[1]}={value}"
+    if remedy.startswith("Input should be "):  # pydantic's own words
+        remedy = remedy.removeprefix("Input should be ").partition(", unable")[0]
+        remedy += f" ({_unit(field)})" if _unit(field) else ""
     return InvalidSetting(name, mask(value) if isinstance(value, str) else value, remedy)
+
+
+def _names(field: str) -> tuple[str, ...]:
+    alias = Settings.model_fields[field].validation_alias
+    return tuple(map(str, alias.choices)) if isinstance(alias, AliasChoices) else (env_name(field),)
+
+
+def _unit(field: str) -> str:
+    extra = Settings.model_fields[field].json_schema_extra
+    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,18 +379,16 @@ def rows(current: Settings, dotenv: str | Path | None = ".env") -> list[SettingR
     in_env = {name.upper() for name in os.environ}
     found = []
     for field, info in Settings.model_fields.items():
-        alias = info.validation_alias
-        names = [str(name) for name in alias.choices] if isinstance(alias, AliasChoices) else [env_name(field)]
+        names = _names(field)
         places = (("environment", in_env), (".env", in_file))
         source = next((f"{place}: {name}" for place, held in places for name in names if name in held), "default")
-        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
         default = "(this machine's)" if info.default_factory is not None else _shown(info.default)
         found.append(
             SettingRow(
-                names=tuple(names),
+                names=names,
                 value=mask(_shown(getattr(current, field))),
                 source=source,
-                unit=str(extra.get("unit", "")),
+                unit=_unit(field),
                 default=default,
                 description=info.description or "",
             )

@@ -85,12 +85,12 @@ def type_matches(wanted: str, gpu_type: str) -> bool:
     nor an `A100-PCIE-40GB`.
     """
     have = _runs(gpu_type)
-    words = [_runs(word) for word in re.split(r"[^0-9A-Za-z]+", wanted) if word]
+    words = [_runs(word) for word in re.findall(r"[^\W_]+", wanted.casefold())]
     return bool(words) and all(_contains(have, word) for word in words)
 
 
 def _runs(text: str) -> list[str]:
-    return re.findall(r"[a-z]+|[0-9]+", text.lower())
+    return re.findall(r"[^\W\d_]+|\d+", text.casefold())
 
 
 def _contains(have: list[str], word: list[str]) -> bool:

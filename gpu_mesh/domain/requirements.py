@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -138,14 +137,15 @@ def _misfit_labels(needs: Requirements, device: Device) -> str | None:
     for name, value in needs.labels.items():
         have = device.labels.get(name)
         if have != value:
-            return f"needs label {name}={value}; {device.worker} has {f'{name}={have}' if have else 'no such label'}"
+            shown = "no such label" if have is None else f"{name}={have}"
+            return f"needs label {name}={value}; {device.worker} has {shown}"
     return None
 
 
 def _memory(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidTask(name, value, "gigabytes as a number, for instance 6 or 4.5")
-    if not 0 <= value <= MAX_MEMORY_GB:
+    if not 0 <= value <= MAX_MEMORY_GB:  # NaN too
         raise InvalidTask(name, value, f"gigabytes from 0 to {MAX_MEMORY_GB:,.0f}")
     return float(value)
 

@@ -15,8 +15,7 @@ from typing import Any
 from celery import chord, shared_task
 
 from gpu_mesh.engines import get_engine, vectors
-from gpu_mesh.engines.base import check_texts
-from gpu_mesh.engines.base import check_model
+from gpu_mesh.engines.base import check_model, check_texts
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.settings import settings
 from gpu_mesh.store import progress

@@ -23,7 +23,17 @@ from gpu_mesh.domain.requirements import REQUIREMENT_FIELDS, Requirements
 from gpu_mesh.errors import InvalidTask, PayloadTooLarge
 from gpu_mesh.settings import settings
 
-__all__ = ["HEADER", "HEADER_VERSION", "MESH_OPTIONS", "check_payload", "header_of", "prepare", "take"]
+__all__ = [
+    "HEADER",
+    "HEADER_VERSION",
+    "MESH_OPTIONS",
+    "check_payload",
+    "header_of",
+    "needs_of",
+    "prepare",
+    "refuse_misspelt",
+    "take",
+]
 
 #: Name of the message header.
 HEADER = "mesh"
@@ -33,7 +43,7 @@ MESH_OPTIONS: frozenset[str] = REQUIREMENT_FIELDS | {"queue", "business", "prior
 #: Celery's own tasks that need no device.
 _CONTROL_TASKS = frozenset({"celery.accumulate", "celery.backend_cleanup", "celery.chord_unlock"})
 #: How alike an unknown option and one of ours must be to be taken for a typing error, 0 to 1.
-_ALIKE = 0.8
+_ALIKE = 0.75
 #: Bytes in a MB.
 _MB = 1_000_000
 
@@ -43,18 +53,17 @@ def take(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises InvalidTask for a name that looks like a misspelt one of ours: Celery would send it along unread.
     """
-    ours: dict[str, Any] = {}
-    theirs: dict[str, Any] = {}
-    stamps = set(options.get("stamped_headers") or ())
-    for name, value in options.items():
-        if name in MESH_OPTIONS:
-            if value is not None:
-                ours[name] = value
-        else:
-            if name not in stamps and (near := difflib.get_close_matches(name, MESH_OPTIONS, n=1, cutoff=_ALIKE)):
-                raise InvalidTask(name, value, f"no such option; did you mean {near[0]}?")
-            theirs[name] = value
+    ours = {name: value for name, value in options.items() if name in MESH_OPTIONS and value is not None}
+    theirs = {name: value for name, value in options.items() if name not in MESH_OPTIONS}
+    refuse_misspelt(theirs, besides=options.get("stamped_headers") or ())
     return ours, theirs
+
+
+def refuse_misspelt(options: Mapping[str, Any], besides: Iterable[str] = ()) -> None:
+    """Raise InvalidTask for a name that is nearly one of the mesh's options, and none of `besides`."""
+    for name in options.keys() - set(besides):
+        if near := difflib.get_close_matches(name, MESH_OPTIONS, n=1, cutoff=_ALIKE):
+            raise InvalidTask(name, options[name], f"no such option; did you mean {near[0]}?")
 
 
 def prepare(task_name: str, declared: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +72,9 @@ def prepare(task_name: str, declared: Mapping[str, Any], options: Mapping[str, A
     Raises InvalidTask or UnknownQueue naming the field.
     """
     call, stock = take(options)
-    headers = dict(stock.get("headers") or {})
+    headers = stock.get("headers") or {}
+    if not isinstance(headers, Mapping):
+        raise InvalidTask("headers", headers, "a mapping, for instance {'trace': 'a1'}")
     header = _header(task_name, declared, headers.get(HEADER), call)
     return {
         **stock,
@@ -83,12 +94,13 @@ def _header(task_name: str, declared: Mapping[str, Any], previous: object, call:
     default = CONTROL_QUEUE if task_name in _CONTROL_TASKS else None
     queue = choose_queue(
         task_name,
-        queue=chosen.get("queue", None if "business" in chosen else default),
+        queue=_name(chosen.get("queue", None if "business" in chosen else default)),
         business=chosen.get("business"),
         cpu_queues=lambda: settings().cpu_queues,
     )
     priority = next((layer["priority"] for layer in reversed(layers) if "priority" in layer), DEFAULT_PRIORITY)
-    needs = {**_needs(declared), **(before["needs"] if before else {}), **_needs(call)}
+    # A header leaves out what holds its default: it says all of what the run before needed, also of what it declared.
+    needs = {**(before["needs"] if before else needs_of(declared)), **needs_of(call)}
     return {
         "v": HEADER_VERSION,
         "class": queue,
@@ -98,7 +110,13 @@ def _header(task_name: str, declared: Mapping[str, Any], previous: object, call:
     }
 
 
-def _needs(options: Mapping[str, Any]) -> dict[str, Any]:
+def _name(queue: Any) -> Any:
+    """Celery takes kombu's Queue objects as well as names."""
+    return queue if isinstance(queue, str) else getattr(queue, "name", queue)
+
+
+def needs_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The requirements among a task's or call's mesh options, unchecked. Raises InvalidTask for `requirements`."""
     free = options.get("requirements") or {}
     if not isinstance(free, Mapping):
         raise InvalidTask("requirements", free, "a mapping, for instance {'memory_gb': 6, 'epochs': 3}")
@@ -110,9 +128,17 @@ def header_of(headers: Mapping[str, Any] | None) -> dict[str, Any] | None:
     found = (headers or {}).get(HEADER)
     if not isinstance(found, dict) or not isinstance(found.get("needs"), dict):
         return None
-    if not isinstance(found.get("class"), str) or not isinstance(found.get("priority"), int):
+    if not isinstance(found.get("class"), str) or not _is_priority(found.get("priority")):
         return None
     return found
+
+
+def _is_priority(value: object) -> bool:
+    try:
+        check_priority(value)
+    except InvalidTask:
+        return False
+    return True
 
 
 def check_payload(args: object, kwargs: object) -> None:
@@ -121,25 +147,21 @@ def check_payload(args: object, kwargs: object) -> None:
     Raises PayloadTooLarge. A bound is enough here and costs far less than serialising twice.
     """
     limit = settings().max_payload_mb
+    most = int(limit * _MB)
     size = 0
-    for piece in _leaves((args, kwargs)):
-        size += len(piece) if isinstance(piece, (str, bytes)) else 1
-        if size > limit * _MB:
+    pending = [args, kwargs]
+    while pending:
+        item = pending.pop()
+        # Everything has a size, or a list that holds itself would never end.
+        size += 2 + len(item) if isinstance(item, (str, bytes)) else 1
+        if isinstance(item, dict):
+            pending += item.keys()
+            pending += item.values()
+        elif isinstance(item, (list, tuple)):
+            pending += item
+        if size + len(pending) > most:
             raise PayloadTooLarge(
                 "args",
                 f"more than {limit:g} MB",
                 f"at most {limit:g} MB (GPU_MESH_MAX_PAYLOAD_MB); send a reference, or split the work",
             )
-
-
-def _leaves(value: object) -> Iterable[object]:
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if isinstance(item, Mapping):
-            pending.extend(item.keys())
-            pending.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            pending.extend(item)
-        else:
-            yield item

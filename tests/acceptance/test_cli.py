@@ -176,15 +176,17 @@ def test_completion_is_printed() -> None:
         assert "_GPU_MESH_COMPLETE" in run("completion", shell).stdout
 
 
-def test_celery_starts_with_a_clear_error_too() -> None:
-    """`celery -A gpu_mesh` with a bad setting says which."""
+@pytest.mark.parametrize("command", ["worker", "beat", "inspect ping"])
+def test_celery_says_a_bad_setting_too(command: str) -> None:
+    """`celery -A gpu_mesh` with a bad setting says which, without a traceback."""
     ran = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "gpu_mesh", "report"],
+        [sys.executable, "-m", "celery", "-A", "gpu_mesh", *command.split()],
         capture_output=True,
         text=True,
         env={**os.environ, "GPU_MESH_PEAK_HOURS": "9-5"},
         timeout=60,
         check=False,
     )
-    assert ran.returncode != 0
+    assert ran.returncode == EXIT_SETTING
     assert "GPU_MESH_PEAK_HOURS='9-5'" in ran.stderr
+    assert "Traceback" not in ran.stderr
