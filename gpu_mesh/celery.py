@@ -150,7 +150,8 @@ def _broker(current: Settings) -> dict[str, Any]:
         },
         "redis_socket_timeout": SOCKET_TIMEOUT_S,
         "redis_socket_connect_timeout": SOCKET_TIMEOUT_S,
-        "redis_socket_keepalive": True,
+        # Celery hands it to a Unix socket too, which has none and refuses it.
+        "redis_socket_keepalive": not result_url(current).startswith("redis+socket://"),
         "redis_backend_health_check_interval": HEALTH_CHECK_S,
         "result_backend_transport_options": {
             "master_name": current.sentinel_master,

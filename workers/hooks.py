@@ -85,7 +85,8 @@ def journal_start(task: Any = None, **_: Any) -> None:
 @task_postrun.connect
 def journal_end(task: Any = None, state: str | None = None, **_: Any) -> None:
     """Write down how the task ended, if it did."""
-    if task.request.is_eager:
+    # Without a state the process is being ended: its parent knows why, and writes it down.
+    if task.request.is_eager or state is None:
         return
     if state not in states.READY_STATES:
         _write(journal.task_left, task.request.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -73,7 +73,8 @@ def connect(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S, retries:
     parts = urlsplit(url.split(";")[0])
     if parts.scheme == "redis+socket":
         database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
-        unix = urlunsplit(("unix", parts.netloc, parts.path, f"db={database}", ""))
+        # Not with urlunsplit, which leaves the slashes out where there is no password.
+        unix = f"unix://{parts.netloc}{parts.path}?db={database}"
         options.pop("socket_keepalive")
         return redis.Redis.from_url(unix, **options)
     if parts.scheme == "rediss":

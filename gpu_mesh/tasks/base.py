@@ -8,23 +8,43 @@ answer.apply_async(["…"], business="revenue", priority=9, memory_gb=12, gpu_ty
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from celery import Task
 from celery.exceptions import Ignore
 
+from gpu_mesh.domain.backoff import Backoff
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.requirements import Requirements
 from gpu_mesh.services import placement
-from gpu_mesh.tasks.options import HEADER, MESH_OPTIONS, check_payload, header_of, prepare
+from gpu_mesh.tasks.options import (
+    HEADER,
+    MESH_OPTIONS,
+    check_payload,
+    header_of,
+    needs_of,
+    prepare,
+    refuse_misspelt,
+)
 
 __all__ = ["PROGRESS", "GpuTask"]
 
 #: Celery state of a task that says how far it is; its info is `{"done": n, "total": m}`.
 PROGRESS = "PROGRESS"
-#: Pause before a task that landed on a device that does not fit is looked at by the next one, s.
-PASS_ON_DELAY_S = 1.0
+#: Pauses before a task that landed on a device that does not fit is looked at again: longer each time, for the one
+#: that fits may be busy for long, and jittered, else the same idle worker might take it every time.
+PASS_ON = Backoff(first_s=0.2, longest_s=2.0)
+#: Message header that counts how often a task was passed on.
+PASSES = "mesh_passes"
+#: Celery's tasks that run another one over a list; `chunks` sends the second.
+_REPEATERS = frozenset({"celery.map", "celery.starmap"})
+#: Options that not even a class written out keeps as attributes: Celery reads the first two in its own sense,
+#: GpuTask has properties of the names of the others.
+_TAKEN_OFF = frozenset({"priority", "queue", "device", "requirements"})
+#: Either of them says where a task goes.
+_QUEUE_CHOICE = frozenset({"business", "queue"})
 
 
 class GpuTask(Task):
@@ -36,13 +56,19 @@ class GpuTask(Task):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Taken off the class: Celery would read `queue` and `priority` there in its own sense. What is no plain
-        # value (a property, an application's own object) is not ours.
-        held = {name: cls.__dict__[name] for name in MESH_OPTIONS & cls.__dict__.keys()}
-        given = {name: value for name, value in held.items() if isinstance(value, (str, int, float, Mapping))}
-        for name in given:
+        given = {name: cls.__dict__[name] for name in MESH_OPTIONS & cls.__dict__.keys()}
+        is_decorated = "_decorated" in cls.__dict__
+        if is_decorated:
+            refuse_misspelt({name: value for name, value in cls.__dict__.items() if not hasattr(GpuTask, name)})
+        else:
+            # In a class written out, what is no plain value (a property, an application's own object) is not ours.
+            given = {name: value for name, value in given.items() if isinstance(value, (str, int, float, Mapping))}
+        for name in given.keys() if is_decorated else given.keys() & _TAKEN_OFF:
             delattr(cls, name)
-        cls.declared = {**cls.declared, **given}
+        given = {name: value for name, value in given.items() if value is not None}
+        replaced = _QUEUE_CHOICE if given.keys() & _QUEUE_CHOICE else frozenset()
+        inherited = {name: value for name, value in cls.declared.items() if name not in replaced}
+        cls.declared = {**inherited, **given}
         prepare(str(cls.name), cls.declared, {})
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
@@ -51,9 +77,19 @@ class GpuTask(Task):
         Raises InvalidTask (naming the field) before anything is sent, BrokerUnavailable when Redis does not answer
         within `GPU_MESH_SUBMIT_TIMEOUT_S`.
         """
-        options = prepare(*self._routed(options.get("route_name")), options)
+        prepared = prepare(*self._routed(kwargs), options)
         check_payload(args, kwargs)
-        return super().apply_async(args, kwargs, *rest, **options)
+        if self._get_app().conf.task_always_eager:  # Celery hands them to `apply`, which prepares them
+            prepared = options
+        return super().apply_async(args, kwargs, *rest, **prepared)
+
+    def apply(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+        """Run the task here and now, as Celery does, with the mesh's options checked as a send would check them.
+
+        Raises InvalidTask (naming the field) before the task runs.
+        """
+        options = prepare(*self._routed(kwargs), options)
+        return super().apply(args, kwargs, *rest, **options)
 
     def signature_from_request(self, request: Any = None, *rest: Any, **options: Any) -> Any:
         """The signature of a retry: queue, priority and needs stay those of the run it follows."""
@@ -79,7 +115,7 @@ class GpuTask(Task):
     def requirements(self) -> Requirements:
         """What this run may use: as declared, unless its caller said otherwise."""
         mesh = self._header(self.request)
-        return Requirements.of(mesh["needs"]) if mesh else Requirements()
+        return Requirements.of(mesh["needs"] if mesh else needs_of(self.declared))
 
     @property
     def device(self) -> Device | None:
@@ -97,9 +133,10 @@ class GpuTask(Task):
         """Let whoever waits see how far this task (or `task_id`) is."""
         self.update_state(task_id=task_id, state=PROGRESS, meta={"done": done, "total": total})
 
-    def _routed(self, route_name: str | None) -> tuple[str, Mapping[str, Any]]:
+    def _routed(self, kwargs: Any) -> tuple[str, Mapping[str, Any]]:
         """Name and declared options by which a call is routed: `map` and its like go as the task they repeat."""
-        inner = self.app.tasks.get(route_name) if route_name else None
+        repeated = kwargs["task"] if self.name in _REPEATERS and kwargs else None
+        inner = self.app.tasks.get(repeated["task"]) if repeated else None
         return (self.name, self.declared) if inner is None else (inner.name, getattr(inner, "declared", {}))
 
     @staticmethod
@@ -111,5 +148,13 @@ class GpuTask(Task):
         if mesh is None or (device := placement.own_device()) is None:
             return
         if not placement.fits_here(Requirements.of(mesh["needs"]), device):
-            self.signature_from_request(countdown=PASS_ON_DELAY_S, retries=self.request.retries).apply_async()
+            self._pass_on()
             raise Ignore
+
+    def _pass_on(self) -> None:
+        held = self.request.get(PASSES)
+        passes = held + 1 if isinstance(held, int) else 1
+        pause_s = PASS_ON.delay_s(passes, random.random())
+        signature = self.signature_from_request(countdown=pause_s, retries=self.request.retries)
+        signature.options["headers"][PASSES] = passes
+        signature.apply_async()

@@ -61,7 +61,7 @@ def take(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def refuse_misspelt(options: Mapping[str, Any], besides: Iterable[str] = ()) -> None:
     """Raise InvalidTask for a name that is nearly one of the mesh's options, and none of `besides`."""
-    for name in options.keys() - set(besides):
+    for name in options.keys() - MESH_OPTIONS - set(besides):
         if near := difflib.get_close_matches(name, MESH_OPTIONS, n=1, cutoff=_ALIKE):
             raise InvalidTask(name, options[name], f"no such option; did you mean {near[0]}?")
 
@@ -152,13 +152,18 @@ def check_payload(args: object, kwargs: object) -> None:
     pending = [args, kwargs]
     while pending:
         item = pending.pop()
-        # Everything has a size, or a list that holds itself would never end.
-        size += 2 + len(item) if isinstance(item, (str, bytes)) else 1
-        if isinstance(item, dict):
+        # Brackets and quotes count: without them, a list that holds itself would never end.
+        if isinstance(item, (str, bytes)):
+            size += 2 + len(item)
+        elif isinstance(item, dict):
+            size += 2
             pending += item.keys()
             pending += item.values()
         elif isinstance(item, (list, tuple)):
+            size += 2
             pending += item
+        else:
+            size += 1
         if size + len(pending) > most:
             raise PayloadTooLarge(
                 "args",

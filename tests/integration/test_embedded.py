@@ -53,7 +53,7 @@ print(psutil.Process().children()[0].pid, flush=True)
 sys.stdin.read()
 """
 
-PushOnce = Callable[[Path, str], "tuple[subprocess.Popen[str], psutil.Process]"]
+RunOwner = Callable[[Path, str], "tuple[subprocess.Popen[str], psutil.Process]"]
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def owner() -> Iterator[PushOnce]:
+def owner() -> Iterator[RunOwner]:
     """Run one of the owners above in a process of its own; gives it and the server it began."""
     begun: list[psutil.Process | subprocess.Popen[str]] = []
 
@@ -453,7 +453,7 @@ def test_a_server_with_another_password_is_not_waited_for(state: Path, tmp_path:
 # Two owners
 
 
-def test_a_second_owner_is_refused_until_the_first_is_dead(state: Path, owner: PushOnce) -> None:
+def test_a_second_owner_is_refused_until_the_first_is_dead(state: Path, owner: RunOwner) -> None:
     """The lock dies with its holder, even by SIGKILL and with its server left alive."""
     first, _ = owner(state, CARELESS_OWNER)
     second = EmbeddedRedis(state)
@@ -469,14 +469,16 @@ def test_a_second_owner_is_refused_until_the_first_is_dead(state: Path, owner: P
     EmbeddedRedis(state).acquire()
 
 
-def test_the_server_ends_with_its_owner(state: Path, owner: PushOnce) -> None:
+def test_the_server_ends_with_its_owner(state: Path, owner: RunOwner) -> None:
     process, server = owner(state, CAREFUL_OWNER)
     kill(process)
     assert wait_until(lambda: not alive(server), DEADLINE_S)
 
 
 @pytest.mark.parametrize("condition", ["runs", "hangs", "its address file was deleted"])
-def test_a_leftover_is_ended_and_its_data_kept(state: Path, owner: PushOnce, condition: str) -> None:
+def test_a_leftover_is_ended_and_its_data_kept(
+    state: Path, owner: RunOwner, condition: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """S3: an `up` that was killed leaves its server; the next one takes over what it held."""
     process, left = owner(state, CARELESS_OWNER)
     before = address(state)
@@ -490,6 +492,7 @@ def test_a_leftover_is_ended_and_its_data_kept(state: Path, owner: PushOnce, con
     with EmbeddedRedis(state, stop_timeout_s=0.3 if condition == "hangs" else DEADLINE_S) as owned:
         found = owned.start()
         assert not alive(left)
+        assert ("killing redis-server" in caplog.text) == (condition == "hangs"), "only what does not obey is killed"
         assert (found == before) == (condition != "its address file was deleted")
         assert ask(found, "LRANGE", "revenue", "0", "-1") == ["one"]
 
@@ -537,7 +540,7 @@ def test_the_newest_on_the_path_is_taken(tmp_path: Path) -> None:
     old = fake_server(tmp_path / "old", "echo 'Redis server v=6.0.16 sha=0:0'")
     good = fake_server(tmp_path / "good", "echo 'Redis server v=7.2.4 sha=00000000:0 malloc=libc bits=64 build=0'")
     newest = fake_server(tmp_path / "newest", "echo 'Valkey server v=8.10.1 sha=0:0'")
-    broken = fake_server(tmp_path / "broken", "exit 3")
+    broken = fake_server(tmp_path / "broken", "echo 'Redis server v=9.9.9 sha=0:0'; exit 3")
     garbled = fake_server(tmp_path / "garbled", "printf '\\377 server'")
     (tmp_path / "no-program" / "redis-server").mkdir(parents=True)
     noise = [str(old.parent), str(broken.parent), str(garbled.parent), str(tmp_path / "no-program"), "", "missing"]

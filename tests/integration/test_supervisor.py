@@ -19,10 +19,13 @@ from waiting import wait_for
 
 from gpu_mesh.domain.backoff import Backoff
 from gpu_mesh.errors import BrokerUnavailable, InvalidValue
+from workers.child import GROUP_GONE_S
 from workers.events import Action, Event
-from workers.process import EX_CONFIG, ProcessSpec
+from workers.lifeline import Lifeline
+from workers.output import LineFeed
+from workers.process import EX_CONFIG, Process, ProcessSpec
 from workers.stop_signals import ECHO_S
-from workers.supervisor import Supervisor
+from workers.supervisor import TICK_S, Supervisor
 
 #: How long anything here may take to happen, s.
 DEADLINE_S = 10.0
@@ -42,8 +45,12 @@ if os.fork() == 0: print(os.getpid())
 signal.pause()
 """
 
-#: The same, but the grandchild leaves the process group and keeps the output's pipe open.
-PARENT_OF_STRANGER = PARENT.replace("== 0: ", "== 0: os.setsid(); ")
+#: Its grandchild leaves the process group, keeps the output's pipe open, and never reaps a process of the group.
+PARENT_OF_STRANGER = """
+import os, signal
+if os.fork() == 0 and os.fork() != 0: os.setsid(); print(os.getpid())
+signal.pause()
+"""
 
 #: The same, with a grandchild that is told of its parent's death by the kernel, as those of Celery's pool are.
 POOL = PARENT.replace("== 0: ", "== 0: import ctypes; ctypes.CDLL(None).prctl(1, signal.SIGKILL); ")
@@ -61,13 +68,15 @@ while True: signal.pause()
 
 #: A supervisor in a process of its own: children c0, c1, … run the code given as arguments.
 HOST = """
-import sys
+import os, signal, sys
 from workers.process import ProcessSpec
 from workers.supervisor import Supervisor
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
 def argv(code): return [sys.executable, "-I", "-S", "-u", "-c", code]
 specs = [ProcessSpec(name=f"c{i}", argv=argv(code), stop_timeout_s=60) for i, code in enumerate(sys.argv[1:])]
-def on_line(name, line): print(f"{name}| {line}", flush=True)
-def on_event(event): print(event.name, event.action, event.pid, flush=True)
+def tell(line): os.write(1, (line + "\\n").encode())  # whole: two threads tell
+def on_line(name, line): tell(f"{name}| {line}")
+def on_event(event): tell(f"{event.name} {event.action} {event.pid}")
 sys.exit(Supervisor(specs, on_line=on_line, on_event=on_event).run())
 """
 
@@ -103,7 +112,7 @@ class House:
         self.code: int | None = None
         self.error: Exception | None = None
         self.supervisor = Supervisor(specs, on_line=self._on_line, on_event=self._on_event, **options)
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
         try:
@@ -199,7 +208,7 @@ def host(tmp_path: Path) -> Iterator[Callable[..., Host]]:
             running.join()
 
 
-# --- order ---
+# order
 
 
 def test_stages_start_upwards_and_stop_downwards() -> None:
@@ -262,7 +271,7 @@ def test_stop_before_run_starts_nothing() -> None:
     assert (running.code, running.story) == (0, [])
 
 
-# --- restart ---
+# restart
 
 
 def test_killed_child_is_restarted_and_its_group_is_gone() -> None:
@@ -276,9 +285,10 @@ def test_killed_child_is_restarted_and_its_group_is_gone() -> None:
         assert not alive(grandchild)
 
 
-def test_death_is_told_at_once() -> None:
-    """DESIGN §9: a dead process is replaced within 2 s; noticing takes the least of it."""
-    with house(spec("gpu0")) as running:
+@pytest.mark.parametrize("tick_s", [TICK_S, DEADLINE_S])
+def test_death_is_told_at_once(tick_s: float) -> None:
+    """DESIGN §9: a dead process is replaced within 2 s; noticing takes the least of it. The end of its output tells."""
+    with house(spec("gpu0"), tick_s=tick_s) as running:
         running.event("gpu0", Action.STARTED)
         killed_at = time.monotonic()
         os.kill(running.pid("gpu0"), signal.SIGKILL)
@@ -287,12 +297,14 @@ def test_death_is_told_at_once() -> None:
 
 
 def test_death_is_seen_where_a_stranger_holds_the_output() -> None:
-    """The end of the output, which usually tells, never comes."""
+    """Neither does the output end, nor the process group: a zombie, which nobody reaps, stays of it."""
     with house(spec("gpu0", PARENT_OF_STRANGER)) as running:
         strangers = [int(running.line("gpu0"))]
         try:
+            killed_at = time.monotonic()
             os.kill(running.pid("gpu0"), signal.SIGKILL)
             running.event("gpu0", Action.STARTED, 2)
+            assert time.monotonic() - killed_at < GROUP_GONE_S
             strangers.append(int(running.line("gpu0", 1)))
         finally:
             for stranger in strangers:
@@ -339,7 +351,7 @@ def test_fatal_exit_code_stops_everything_in_order() -> None:
     assert running.story == ["redis started", "gpu0 started", "gpu0 died", "redis stopping", "redis stopped"]
 
 
-# --- coming and going ---
+# coming and going
 
 
 def test_add_and_remove_while_running() -> None:
@@ -366,7 +378,7 @@ def test_names_are_checked() -> None:
         House([spec("gpu0")]).supervisor.remove("gpu7")
 
 
-# --- stop ---
+# stop
 
 
 def test_child_that_does_not_stop_in_time_is_killed() -> None:
@@ -442,6 +454,24 @@ def test_killed_watcher_is_replaced(host: Callable[..., Host]) -> None:
     wait_gone(grandchild)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc what the watcher ignores")
+def test_watcher_outlives_the_end_of_a_whole_service(host: Callable[..., Host]) -> None:
+    """systemd signals every process of a service: who cleans up must be the last."""
+    running = host(PARENT)
+    child, grandchild = int(running.wait("c0 started ")), int(running.wait("c0| "))
+    (watcher,) = [process for process in psutil.Process(running.process.pid).children() if process.pid != child]
+
+    def ignored() -> int:
+        status = Path(f"/proc/{watcher.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("SigIgn"))[7:], 16)
+
+    wait(lambda: ignored() >> (signal.SIGTERM - 1) & 1, "the watcher to be ready")
+    watcher.terminate()
+    running.process.kill()
+    running.join()
+    wait_gone(child, grandchild, watcher.pid)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the parent-death signal is Linux's")
 def test_kernel_kills_children_where_the_watcher_cannot(host: Callable[..., Host]) -> None:
     running = host(DEAF)
@@ -453,7 +483,7 @@ def test_kernel_kills_children_where_the_watcher_cannot(host: Callable[..., Host
     wait_gone(pid)
 
 
-# --- output, cost ---
+# output, cost
 
 
 def test_output_comes_whole_in_order_and_before_the_death() -> None:
@@ -467,6 +497,40 @@ os.kill(os.getpid(), 9)
         running.event("gpu0", Action.RESTARTING)
         expected = [f"gpu0| {n}" for n in range(20_000)]
         assert running.story == ["gpu0 started", *expected, "gpu0| last words", "gpu0 died", "gpu0 restarting"]
+
+
+def test_last_words_are_waited_for_where_they_are_taken_slowly() -> None:
+    story: list[str] = []
+    slow = threading.Event()
+
+    def on_line(name: str, line: str) -> None:
+        slow.wait(0.005)
+        story.append(line)
+
+    with Lifeline() as lifeline, LineFeed(on_line, capacity=1) as feed:
+        process = Process.start(spec("gpu0", "for n in range(20): print(n)"), lifeline, feed, on_end=lambda: None)
+        wait(process.has_died, "the end of the child")
+        assert process.reap() == 0
+        assert feed.flush(DEADLINE_S)
+    assert story == [str(n) for n in range(20)]
+
+
+def test_event_waits_for_the_lines_before_it() -> None:
+    shown = threading.Event()
+    seen: list[bool] = []
+
+    def on_line(name: str, line: str) -> None:
+        threading.Event().wait(0.1)
+        shown.set()
+
+    def on_event(event: Event) -> None:
+        if event.action is Action.DIED:
+            seen.append(shown.is_set())
+            supervisor.request_stop()
+
+    supervisor = Supervisor([spec("gpu0", "print('last words')")], on_line=on_line, on_event=on_event)
+    supervisor.run()
+    assert seen == [True]
 
 
 def test_an_idle_supervisor_costs_nothing(host: Callable[..., Host]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 from waiting import wait_for
@@ -39,13 +40,13 @@ class RedisServer:
         if not sentinel:
             base += ['save ""', "appendonly yes"]
         if password:
-            base.append(f"requirepass {password}")
+            base.append(f'requirepass "{password}"')
         self._config.write_text("\n".join(base) + "\n")
 
     @property
     def url(self) -> str:
         """As a broker URL, with the password."""
-        user = f":{self.password}@" if self.password else ""
+        user = f":{quote(self.password, safe='')}@" if self.password else ""
         return f"redis://{user}{LOOPBACK}:{self.port}/0"
 
     def client(self) -> redis.Redis:

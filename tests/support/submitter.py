@@ -63,6 +63,7 @@ def submitter(env: Mapping[str, str]) -> Iterator[Submitter]:
 
 
 def _do(command: dict[str, Any], stack: contextlib.ExitStack) -> Any:
+    import canvas_tasks
     import sample_tasks
     from celery.contrib.testing.worker import start_worker
 
@@ -73,6 +74,10 @@ def _do(command: dict[str, Any], stack: contextlib.ExitStack) -> Any:
     match command["do"]:
         case "send":
             return sample_tasks.add.apply_async((2, 3), **command.get("options", {})).id
+        case "chain":
+            # Holds a worker until `path` is gone, then writes who held it to `out`.
+            held = sample_tasks.hold.s(command["path"]) | canvas_tasks.write.s(command["out"])
+            return held.delay().id
         case "get":
             return app.AsyncResult(command["id"]).get(timeout=command.get("timeout", 10))
         case "work":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ from gpu_mesh.services.lookup import known_queues
 from gpu_mesh.settings import settings
 from gpu_mesh.store import keys
 from gpu_mesh.store.client import connect
+from workers.stop_signals import ECHO_S
 
 NODE = "pair"
 #: gpu0, which offers 23 GB to a job, and gpu1 with 39.
@@ -38,8 +42,12 @@ def two_gpus(folder: Path) -> Iterator[Path]:
             assert process.poll() is None, log.read_text()
             yield log
         finally:
-            # The first of two: the second stops it at once.
+            # Results that lie in cycles unsubscribe when they are collected: while their Redis is there.
+            gc.collect()
+            # The first of two: the second, once it is no echo of this one, stops the node at once.
             process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(2 * ECHO_S)
 
 
 def purge() -> None:

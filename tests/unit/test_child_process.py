@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -197,7 +198,18 @@ class Stops:
         os.kill(os.getpid(), number)
 
 
-def test_second_signal_means_at_once_but_an_echo_or_a_closed_terminal_does_not() -> None:
+@pytest.fixture
+def hangup() -> Iterator[Callable[[signal.Handlers], None]]:
+    """Set what SIGHUP does; how these tests were started themselves (nohup) must not count."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield lambda handler: signal.signal(signal.SIGHUP, handler)
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_second_signal_means_at_once_but_an_echo_or_a_closed_terminal_does_not(
+    hangup: Callable[[signal.Handlers], None],
+) -> None:
+    hangup(signal.SIG_DFL)
     stops = Stops()
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals(stops.request, clock=lambda: stops.now):
@@ -212,15 +224,12 @@ def test_second_signal_means_at_once_but_an_echo_or_a_closed_terminal_does_not()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_ignored_hangup_stays_ignored() -> None:
+def test_ignored_hangup_stays_ignored(hangup: Callable[[signal.Handlers], None]) -> None:
     """`nohup gpu-mesh worker` outlives its terminal."""
+    hangup(signal.SIG_IGN)
     stops = Stops()
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopSignals(stops.request):
-            stops.send(signal.SIGHUP, 0.0)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with StopSignals(stops.request):
+        stops.send(signal.SIGHUP, 0.0)
     assert stops.asked == []
 
 

@@ -1,0 +1,135 @@
+"""The `embeddings` task type over two real workers (SPEC T; issue 2 §9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from canvas_tasks import at
+from celery import group, states
+from two_gpus import A40, RTX_4090, purge, two_gpus
+from waiting import wait_for
+
+from gpu_mesh import app
+from gpu_mesh.engines import vectors
+from gpu_mesh.engines.local import LocalEngine
+from gpu_mesh.errors import InvalidTask, ModelNotFound
+from gpu_mesh.services import lookup
+from gpu_mesh.settings import settings
+from gpu_mesh.tasks.base import PROGRESS
+from gpu_mesh.tasks.embeddings import embeddings
+
+#: How long any of these may take, s.
+LIMIT_S = 30
+#: Enough for eight parts of the default 256 texts.
+MANY = 2000
+
+
+@pytest.fixture(scope="module")
+def workers(redis_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with two_gpus(tmp_path_factory.mktemp("embeddings")) as log:
+        yield log
+
+
+@pytest.fixture(autouse=True)
+def _clean(workers: Path) -> Iterator[None]:
+    yield
+    purge()
+
+
+@pytest.fixture(scope="module")
+def engine() -> LocalEngine:
+    return LocalEngine()
+
+
+def texts(count: int) -> list[str]:
+    """That many texts, no two alike."""
+    return [f"text {number} about GPUs and number {number * 7}" for number in range(count)]
+
+
+def test_small_list(engine: LocalEngine):
+    """T: a list of texts gives a vector each, those of the engine."""
+    few = ["a cat", "", "ein Hund", "naïve café ✓"]
+    found = embeddings.delay(few).get(LIMIT_S)
+    direct = engine.embed(few)
+    assert found["vectors"] == vectors.to_lists(direct.vectors)
+    assert (found["model"], found["dimensions"], found["count"]) == (direct.model, 256, 4)
+
+
+def test_empty_list():
+    """No texts give no vectors, in either encoding."""
+    assert embeddings.delay([]).get(LIMIT_S)["vectors"] == []
+    assert embeddings.delay([], encoding="base64").get(LIMIT_S)["vectors"] == ""
+
+
+def test_many_texts_keep_their_order(engine: LocalEngine):
+    """Issue 2 §9: thousands are split over all devices, progress is reported, order is kept, under the caller's id."""
+    seen: list[dict[str, int]] = []
+    many = texts(MANY)
+    sent = embeddings.apply_async((many,), {"encoding": "base64"}, business="customer", priority=9)
+
+    def ended() -> bool:
+        # One read: state and info of two could be of two moments.
+        meta = app.backend.get_task_meta(sent.id)
+        if meta["status"] == PROGRESS and meta["result"] not in seen:
+            seen.append(meta["result"])
+        return meta["status"] in states.READY_STATES
+
+    wait_for(ended, "the vectors of many texts", LIMIT_S)
+    found = sent.get()
+    assert found["count"] == MANY
+    # Bit for bit what one process gives, so each vector is at its text's place.
+    assert found["vectors"] == vectors.encode(engine.embed(many).vectors)
+    assert seen
+    assert all(info["total"] == MANY and 0 < info["done"] < MANY for info in seen)
+
+    def parts() -> list[lookup.TaskView]:
+        return [task for task in lookup.finished_tasks(settings(), 100) if task.name == "embeddings.part"]
+
+    wait_for(lambda: len(parts()) == 8, "eight parts in the journal")
+    assert {part.worker for part in parts()} == {RTX_4090, A40}
+    # Queue and priority of the parts are those of the whole.
+    assert {(part.queue, part.priority) for part in parts()} == {("customer", 9)}
+
+
+def test_parts_keep_the_needs():
+    """P1: parts of a task that fits one device only run there."""
+    sent = embeddings.apply_async((texts(600),), memory_gb=30, business="revenue")
+    assert len(sent.get(LIMIT_S)["vectors"]) == 600
+    # One more each: what ran before is in the journal by then.
+    group(at.s() for _ in range(4))().get(LIMIT_S)
+    ran = [task for task in lookup.finished_tasks(settings(), 100) if task.name == "embeddings.part"]
+    assert {(part.worker, part.queue) for part in ran} == {(A40, "revenue")}
+
+
+def test_model(engine: LocalEngine):
+    """A model may be named as an argument or as a requirement."""
+    by_argument = embeddings.delay(["a cat"], model="wordllama-64").get(LIMIT_S)
+    by_requirement = embeddings.apply_async((["a cat"],), model="wordllama-64").get(LIMIT_S)
+    assert by_argument == by_requirement
+    assert by_argument["vectors"] == vectors.to_lists(engine.embed(["a cat"], "wordllama-64").vectors)
+
+
+@pytest.mark.parametrize("count", [1, 600])
+def test_unknown_model(count: int):
+    """An unknown model is ModelNotFound, for one text as for many."""
+    with pytest.raises(ModelNotFound, match="no model 'gpt'"):
+        embeddings.delay(texts(count), model="gpt").get(LIMIT_S)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"texts": "one text"}, "texts"),
+        ({"texts": ["one", None]}, "texts"),
+        ({"texts": {"a": 1}}, "texts"),
+        ({"texts": ["a"], "encoding": "hex"}, "encoding"),
+        ({"texts": ["a"], "model": 7}, "model"),
+    ],
+)
+def test_wrong_types(arguments: dict[str, object], field: str):
+    """Issue 2, Bad input: InvalidTask names the field."""
+    with pytest.raises(InvalidTask) as caught:
+        embeddings.apply_async(kwargs=arguments).get(LIMIT_S)
+    assert caught.value.field == field
