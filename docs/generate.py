@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from gpu_mesh.cli.root import root
-from gpu_mesh.settings import Settings, rows
+from gpu_mesh.services.settings_table import rows
+from gpu_mesh.settings import Settings
 
 DOCS = Path(__file__).parent
 

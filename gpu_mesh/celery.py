@@ -56,7 +56,8 @@ class MeshCelery(Celery):
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Send by name, as Celery does. Raises InvalidTask for wrong mesh options, BrokerLost when Redis is away."""
         if options.get("task_type") is None:
-            options = prepare(name, {}, options)
+            # As Celery does, what a task known here declares holds for a send by its name too.
+            options = prepare(name, getattr(self._tasks.get(name), "declared", {}), options)
         try:
             if self.current_worker_task is None:
                 self._check_broker()

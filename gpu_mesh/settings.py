@@ -12,7 +12,6 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,34 +22,20 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gpu_mesh.domain.addresses import check_broker_url, check_http_url, mask
 from gpu_mesh.domain.devicespec import parse as parse_devices
 from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
 from gpu_mesh.domain.windows import PeakHours
 from gpu_mesh.errors import InvalidSetting
 
-__all__ = ["BROKER_SCHEMES", "PREFIX", "SettingRow", "Settings", "env_name", "load", "mask", "rows", "settings"]
+__all__ = ["PREFIX", "Settings", "env_name", "load", "mask", "names_of", "read_dotenv", "settings", "unit_of"]
 
 PREFIX = "GPU_MESH_"
-#: What a broker address may begin with (DESIGN §4).
-BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 #: Results are kept for ten years at most, s; Redis takes no infinity.
 LONGEST_EXPIRY_S = 315_360_000.0
 _NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-#: Where another URL begins: a password may itself hold `://`.
-_NEXT_URL = re.compile(r"(?<=[\s;,])(?=(?:redis|rediss|redis\+socket|sentinel|unix|https?)://)")
-_SECRET_IN_QUERY = re.compile(r"([?&][^=&]*password[^=&]*=)[^&]*", re.IGNORECASE)
-_USER_INFO = re.compile(r"(?<=://)([^:@/]*:)?.*@", re.DOTALL)
 _SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN", re.IGNORECASE)
-
-
-def mask(text: str) -> str:
-    """`text` with the password of every URL in it hidden, also where the URL is written wrongly.
-
-    Rather too much than too little: all between the user and the last `@`, and a user without a password.
-    """
-    parts = (_SECRET_IN_QUERY.sub(r"\1***", part) for part in _NEXT_URL.split(text))
-    return "".join(_USER_INFO.sub(lambda found: f"{found[1] or ''}***@", part) for part in parts)
 
 
 def _split(value: object) -> object:
@@ -86,39 +71,6 @@ def _checked(rule: re.Pattern[str], allowed: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
-
-
-def _broker(value: str | None) -> str | None:
-    urls = [url.strip() for url in value.split(";")] if value else []
-    for url in urls:
-        scheme = url.partition("://")[0]
-        if scheme not in BROKER_SCHEMES or "://" not in url:
-            raise ValueError(f"an address that begins with {', '.join(f'{name}://' for name in BROKER_SCHEMES)}")
-        if scheme == "redis+socket":
-            if not urlsplit(url).path:
-                raise ValueError("an address with the socket's path, as in redis+socket:///run/redis.sock")
-        elif not _located(url):
-            raise ValueError(
-                "an address with a host and a port from 1 to 65535, as in redis://:password@host:6379/0 "
-                "(in a password, write / as %2F, @ as %40, ; as %3B, # as %23)"
-            )
-        elif not re.fullmatch(r"/?[0-9]*", urlsplit(url).path):
-            raise ValueError("an address that ends with the number of a database, as in redis://host:6379/0")
-    return ";".join(urls) or None
-
-
-def _http(value: str | None) -> str | None:
-    if value is not None and (not value.startswith(("http://", "https://")) or not _located(value)):
-        raise ValueError("an http:// or https:// address with a host, as in http://lead:8001")
-    return value
-
-
-def _located(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets without an IPv6 address, or no number from 0 to 65535 as the port
-        return False
 
 
 def _hours(value: str) -> str:
@@ -166,7 +118,7 @@ def _default_state_dir() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gpu-mesh"
 
 
-Broker = Annotated[str | None, BeforeValidator(_unset), AfterValidator(_broker)]
+Broker = Annotated[str | None, BeforeValidator(_unset), AfterValidator(check_broker_url)]
 File = Annotated[Path | None, BeforeValidator(_unset)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Labels = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
@@ -218,7 +170,7 @@ class Settings(BaseSettings):
         names=("GPU_MESH_GPU_ENABLED", "GPU_ENABLED"),
         default=True,
     )
-    coordinator_url: Annotated[str | None, BeforeValidator(_unset), AfterValidator(_http)] = _setting(
+    coordinator_url: Annotated[str | None, BeforeValidator(_unset), AfterValidator(check_http_url)] = _setting(
         "Address of the lead's REST API, for nodes that cannot reach Redis",
         names=("GPU_MESH_COORDINATOR_URL", "MESH_COORDINATOR_URL"),
         default=None,
@@ -297,7 +249,7 @@ def env_name(field: str) -> str:
 
 def load(dotenv: str | Path | None = ".env") -> Settings:
     """Settings from the environment and `dotenv`. Raises InvalidSetting naming the first one refused."""
-    found = {**_dotenv(dotenv), **os.environ}
+    found = {**read_dotenv(dotenv), **os.environ}
     _refuse_unknown(found)
     try:
         return Settings(_env_file=dotenv)
@@ -311,7 +263,8 @@ def settings() -> Settings:
     return load()
 
 
-def _dotenv(path: str | Path | None) -> dict[str, str | None]:
+def read_dotenv(path: str | Path | None) -> dict[str, str | None]:
+    """What a `.env` file sets; nothing where there is no file."""
     return dotenv_values(path) if path is not None and Path(path).is_file() else {}
 
 
@@ -334,75 +287,24 @@ def _refusal(exc: ValidationError, found: Mapping[str, str | None]) -> InvalidSe
         field, _, remedy = remedy.partition(": ")
         value = getattr(value, field, None) if not isinstance(value, Mapping) else value.get(field)
         return InvalidSetting(env_name(field), mask(str(value)), remedy)
-    field = next(name for name in Settings.model_fields if where[0] in (name, *_names(name)))
+    field = next(name for name in Settings.model_fields if where[0] in (name, *names_of(name)))
     typed = {name.upper(): name for name in found}
-    name = next((name for name in _names(field) if name in typed), env_name(field))
+    name = next((name for name in names_of(field) if name in typed), env_name(field))
     if len(where) > 1:  # one of several pairs
         value = f"{where[1]}={value}"
     if remedy.startswith("Input should be "):  # pydantic's own words
         remedy = remedy.removeprefix("Input should be ").partition(", unable")[0]
-        remedy += f" ({_unit(field)})" if _unit(field) else ""
+        remedy += f" ({unit_of(field)})" if unit_of(field) else ""
     return InvalidSetting(name, mask(value) if isinstance(value, str) else value, remedy)
 
 
-def _names(field: str) -> tuple[str, ...]:
+def names_of(field: str) -> tuple[str, ...]:
+    """Every environment variable that sets a setting, ours first."""
     alias = Settings.model_fields[field].validation_alias
     return tuple(map(str, alias.choices)) if isinstance(alias, AliasChoices) else (env_name(field),)
 
 
-def _unit(field: str) -> str:
+def unit_of(field: str) -> str:
+    """The unit of a setting; empty where it has none."""
     extra = Settings.model_fields[field].json_schema_extra
     return str(extra.get("unit", "")) if isinstance(extra, dict) else ""
-
-
-@dataclass(frozen=True, slots=True)
-class SettingRow:
-    """One line of `gpu-mesh config` and of docs/settings.md."""
-
-    #: All names it may be set by, ours first.
-    names: tuple[str, ...]
-    value: str
-    source: str
-    unit: str
-    default: str
-    description: str
-
-    @property
-    def name(self) -> str:
-        """Our own name of it."""
-        return self.names[0]
-
-
-def rows(current: Settings, dotenv: str | Path | None = ".env") -> list[SettingRow]:
-    """Every setting with value, source and unit; secrets masked."""
-    in_file = {name.upper() for name in _dotenv(dotenv)}
-    in_env = {name.upper() for name in os.environ}
-    found = []
-    for field, info in Settings.model_fields.items():
-        names = _names(field)
-        places = (("environment", in_env), (".env", in_file))
-        source = next((f"{place}: {name}" for place, held in places for name in names if name in held), "default")
-        default = "(this machine's)" if info.default_factory is not None else _shown(info.default)
-        found.append(
-            SettingRow(
-                names=names,
-                value=mask(_shown(getattr(current, field))),
-                source=source,
-                unit=_unit(field),
-                default=default,
-                description=info.description or "",
-            )
-        )
-    return found
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple):
-        return ",".join(value)
-    if isinstance(value, Mapping):
-        return ",".join(f"{name}={_shown(held)}" for name, held in value.items())
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,6 +6,7 @@ The environment is set before `gpu_mesh` is imported anywhere: the app reads its
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import socket
@@ -29,12 +30,15 @@ os.environ.update(
     NODE_NAME="test-node",
     PYTHONPATH=os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH")))),
 )
-# A `.env` in the developer's folder is none of the tests' business.
-os.chdir(STATE)
 
 from gpu_mesh.settings import settings  # noqa: E402
 from gpu_mesh.store.client import connect  # noqa: E402
 from gpu_mesh.store.embedded import Address, EmbeddedRedis  # noqa: E402
+
+
+def pytest_collection_finish() -> None:
+    """A `.env` in the developer's folder is none of the tests' business."""
+    os.chdir(STATE)
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +47,8 @@ def redis_server() -> Iterator[Address]:
     with EmbeddedRedis(STATE) as server:
         server.prepare()
         yield server.start()
+        # Results that tests left in reference cycles unsubscribe when collected: while there is a Redis.
+        gc.collect()
 
 
 @pytest.fixture

@@ -66,10 +66,10 @@ class Process:
         self._reader = reader
 
     @classmethod
-    def start(cls, spec: ProcessSpec, lifeline: Lifeline, feed: LineFeed, on_end: Callable[[], None]) -> Process:
+    def start(cls, spec: ProcessSpec, lifeline: Lifeline, feed: LineFeed, on_death: Callable[[], None]) -> Process:
         """Start it. It is killed when the calling thread ends.
 
-        `on_end` is called, in another thread, when its output ended: likely it has died.
+        `on_death` is called, in another thread, when it died; not where a stranger keeps its output open.
         Raises OSError, ValueError or SubprocessError where it cannot be started.
         """
         popen = subprocess.Popen(
@@ -86,7 +86,10 @@ class Process:
         lifeline.hold(popen.pid)
         stream = cast(RawIOBase, popen.stdout)
         reader = threading.Thread(
-            target=_read, args=(spec.name, stream, feed, on_end), name=f"output of {spec.name}", daemon=True
+            target=_attend,
+            args=(spec.name, popen.pid, stream, feed, on_death),
+            name=f"output of {spec.name}",
+            daemon=True,
         )
         reader.start()
         return cls(popen, lifeline, reader)
@@ -132,11 +135,14 @@ class Process:
         return not any(_runs_in(self.pid, pid) for pid in psutil.pids())
 
 
-def _read(name: str, stream: RawIOBase, feed: LineFeed, on_end: Callable[[], None]) -> None:
+def _attend(name: str, pid: int, stream: RawIOBase, feed: LineFeed, on_death: Callable[[], None]) -> None:
     with stream:
         for line in split_lines(stream):
             feed.put(name, line)
-    on_end()
+    # The kernel closes a dying process's files before it tells of the death.
+    with suppress(AttributeError, ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    on_death()
 
 
 def _runs_in(group: int, pid: int) -> bool:

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 #: Called with each event, in the supervising thread and before it goes on: it must return soon.
 OnEvent = Callable[[Event], None]
 
-#: The longest sleep between two looks at the children, in seconds. The end of a child's output wakes earlier.
+#: The longest sleep between two looks at the children, in seconds. A child's death mostly wakes earlier.
 TICK_S = 0.2
 
 #: The shortest sleep, in seconds.
@@ -229,7 +229,7 @@ class Supervisor:
                     del self._children[name]
 
     def _spawn(self, spec: ProcessSpec) -> Process:
-        return Process.start(spec, self._lifeline, self._feed, on_end=lambda: self._wake.put(None))
+        return Process.start(spec, self._lifeline, self._feed, on_death=lambda: self._wake.put(None))
 
     def _stop_with(self, code: int) -> None:
         self._exit_code = self._exit_code or code

@@ -9,7 +9,8 @@ from click.shell_completion import get_completion_class
 
 from gpu_mesh.cli.output import ago, console, json_option, print_json, table
 from gpu_mesh.services import lookup, snapshot
-from gpu_mesh.settings import rows, settings
+from gpu_mesh.services.settings_table import rows
+from gpu_mesh.settings import settings
 
 __all__ = ["completion", "config", "nodes", "queues", "status", "tasks"]
 

@@ -78,10 +78,12 @@ def test_link_and_link_error(tmp_path: Path):
     assert wait_for(lambda: failed.exists() and failed.read_text(), "the errback") == f"{sent.id} ValueError: broken"
 
 
-def test_retries_keep_queue_priority_and_needs():
+# One and two: what each retry turned round, the next would turn back.
+@pytest.mark.parametrize("retries", [1, 2])
+def test_retries_keep_queue_priority_and_needs(retries: int):
     """Issue 2 §5, Q4, P1: a retry goes the way of the run it follows."""
-    ran = flaky.apply_async((2,), business="revenue", priority=9, memory_gb=12).get(LIMIT_S)
-    assert ran == {"retries": 2, "queue": "revenue", "wire_priority": 0, "needs": {"memory_gb": 12.0}}
+    ran = flaky.apply_async((retries,), business="revenue", priority=9, memory_gb=12).get(LIMIT_S)
+    assert ran == {"retries": retries, "queue": "revenue", "wire_priority": 0, "needs": {"memory_gb": 12.0}}
 
 
 def test_retries_come_to_an_end():

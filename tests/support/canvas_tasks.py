@@ -33,6 +33,16 @@ def write(value, path):
 
 
 @shared_task
+def hold_and_send(path, sent):
+    """Be busy until `path` is gone, then send a task of our own, which writes to `sent`."""
+    Path(path).touch()
+    while Path(path).exists():
+        time.sleep(0.02)
+    write.delay("sent", sent)
+    return "done"
+
+
+@shared_task
 def note_error(request, error, traceback, path):
     Path(path).write_text(f"{request.id} {type(error).__name__}: {error}")
 

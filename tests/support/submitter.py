@@ -75,9 +75,9 @@ def _do(command: dict[str, Any], stack: contextlib.ExitStack) -> Any:
         case "send":
             return sample_tasks.add.apply_async((2, 3), **command.get("options", {})).id
         case "chain":
-            # Holds a worker until `path` is gone, then writes who held it to `out`.
-            held = sample_tasks.hold.s(command["path"]) | canvas_tasks.write.s(command["out"])
-            return held.delay().id
+            # Holds a worker until `path` is gone; it then sends a task, and so does the chain.
+            held = canvas_tasks.hold_and_send.s(command["path"], command["sent"])
+            return (held | canvas_tasks.write.s(command["next"])).delay().id
         case "get":
             return app.AsyncResult(command["id"]).get(timeout=command.get("timeout", 10))
         case "work":

@@ -12,9 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gpu_mesh.domain.addresses import BROKER_SCHEMES
 from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
 from gpu_mesh.errors import InvalidSetting
-from gpu_mesh.settings import BROKER_SCHEMES, PREFIX, Settings, env_name, load, mask, rows
+from gpu_mesh.services.settings_table import rows
+from gpu_mesh.settings import PREFIX, Settings, env_name, load, mask
 
 PLAIN = {
     "NODE_NAME": "GPU_MESH_NODE_NAME",
