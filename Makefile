@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench up format docs pins clean
+.PHONY: demo test soak check bench up format docs pins clean
 
 demo: $(STAMP)
 	$(BIN)/gpu-mesh demo
@@ -16,6 +16,9 @@ up: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest
+
+soak: $(STAMP)
+	$(BIN)/pytest -m soak --timeout 1800 tests/fault
 
 check: $(STAMP)
 	$(BIN)/ruff check .

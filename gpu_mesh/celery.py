@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 
 import gpu_mesh.tasks  # noqa: F401  (registers the built-in task types)
 from gpu_mesh.domain.queues import CONTROL_QUEUE, DEFAULT_QUEUE, GPU_QUEUES, LIST_SEPARATOR, PRIORITY_STEPS
-from gpu_mesh.errors import BrokerRefused, BrokerUnavailable, InvalidSetting
+from gpu_mesh.errors import BrokerRefused, BrokerUnavailable, MeshError
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store.client import (
     HEALTH_CHECK_S,
@@ -29,7 +29,8 @@ from gpu_mesh.store.client import (
     result_url,
     tls_options,
 )
-from gpu_mesh.tasks.options import prepare
+from gpu_mesh.tasks.options import check_payload, prepare
+from gpu_mesh.transport import install
 
 __all__ = ["BrokerDenied", "BrokerLost", "MeshCelery", "app", "configuration"]
 
@@ -58,6 +59,8 @@ class MeshCelery(Celery):
         if options.get("task_type") is None:
             # As Celery does, what a task known here declares holds for a send by its name too.
             options = prepare(name, getattr(self._tasks.get(name), "declared", {}), options)
+            if self.current_worker_task is None:
+                check_payload(args, kwargs)
         try:
             if self.current_worker_task is None:
                 self._check_broker()
@@ -105,13 +108,18 @@ def configuration(current: Settings) -> dict[str, Any]:
         "task_send_sent_event": True,
         "task_track_started": True,
         # Queues in canonical order: workers consume in the order of this list.
-        "task_queues": [_queue(name) for name in (*GPU_QUEUES, CONTROL_QUEUE, *current.cpu_queues)],
+        "task_queues": [_queue(name) for name in _queue_names(current)],
         "task_default_queue": DEFAULT_QUEUE,
         "task_create_missing_queues": False,
+        "worker_consumer": "workers.consumer:Consumer",
         "include": [*UPPER_MODULES, *current.include],
         "worker_log_format": "%(levelname)s %(name)s: %(message)s",
         "worker_task_log_format": "%(levelname)s %(task_name)s[%(task_id)s]: %(message)s",
     }
+
+
+def _queue_names(current: Settings) -> tuple[str, ...]:
+    return (*GPU_QUEUES, CONTROL_QUEUE, *current.cpu_queues)
 
 
 def _queue(name: str) -> Any:
@@ -141,6 +149,7 @@ def _broker(current: Settings) -> dict[str, Any]:
             "priority_steps": list(PRIORITY_STEPS),
             "queue_order_strategy": "priority",
             "master_name": current.sentinel_master,
+            "mesh_queues": list(_queue_names(current)),
         },
         "task_publish_retry_policy": {
             # Each costs up to two socket timeouts; one is enough for a connection that Redis's restart cut.
@@ -174,12 +183,13 @@ class SettingRefused(click.ClickException):
 def _configuration() -> dict[str, Any]:
     try:
         return configuration(settings())
-    except InvalidSetting as exc:
+    except MeshError as exc:
         if click.get_current_context(silent=True) is not None:
             raise SettingRefused(str(exc)) from None
         raise
 
 
+install()
 app = MeshCelery("gpu_mesh", set_as_current=True)
 # A promise: settings are read when the configuration is first needed, not when this module is imported.
 app.add_defaults(_configuration)

@@ -11,7 +11,6 @@
     │   └── BrokerRefused       … it answers, but not to us: password, user or permission
     ├── EmbeddedRedisError      the Redis server that `gpu-mesh up` carries cannot run
     ├── NodeNameTaken           another living machine uses this node name
-    ├── Unschedulable           no device the mesh knows can run the task
     ├── DeviceError             hardware could not be read
     └── EngineError             what runs models failed
         ├── EngineUnavailable   it does not answer, or cannot do this kind of work
@@ -39,7 +38,6 @@ __all__ = [
     "PayloadTooLarge",
     "UnknownQueue",
     "UnknownTaskType",
-    "Unschedulable",
 ]
 
 #: How much of a refused value an error message repeats, in characters.
@@ -104,10 +102,6 @@ class EmbeddedRedisError(MeshError):
 
 class NodeNameTaken(MeshError):
     """Another living machine uses this node name."""
-
-
-class Unschedulable(MeshError):
-    """No device the mesh knows can run the task."""
 
 
 class DeviceError(MeshError):

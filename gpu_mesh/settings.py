@@ -1,13 +1,15 @@
 """Every setting of the mesh: one name, one place, one unit. Frozen once read.
 
 Values come from the environment (`GPU_MESH_…`, and the plain names of SPEC N2), else from `.env` in the
-working folder, else from the defaults below. An unknown `GPU_MESH_*` name is refused: it is a typing error
+working folder, else from the defaults below. An empty variable is an unset one: compose hands over
+`${GPU_MESH_DEVICES:-}`. An unknown `GPU_MESH_*` name is refused: it is a typing error
 that would otherwise pass in silence.
 """
 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import socket
@@ -31,6 +33,8 @@ from gpu_mesh.errors import InvalidSetting
 __all__ = ["PREFIX", "Settings", "env_name", "load", "mask", "names_of", "read_dotenv", "settings", "unit_of"]
 
 PREFIX = "GPU_MESH_"
+#: An empty list, where an empty variable means the default.
+NONE = "none"
 #: Results are kept for ten years at most, s; Redis takes no infinity.
 LONGEST_EXPIRY_S = 315_360_000.0
 _NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -49,10 +53,21 @@ def _unset(value: object) -> object:
     return None if isinstance(value, str) and not value.strip() else value
 
 
+def _queues(value: object) -> object:
+    return () if value == NONE else _split(value)
+
+
 def _folder(value: object) -> object:
     if _unset(value) is None:
         raise ValueError("a folder, as in /var/lib/gpu-mesh")
     return value
+
+
+def _own_address(value: str) -> str:
+    try:
+        return value if value == "localhost" else str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError("an IP address of this machine, 0.0.0.0 for all of them, or localhost") from None
 
 
 def _pairs(value: object) -> object:
@@ -115,12 +130,18 @@ def _default_node_name() -> str:
 
 
 def _default_state_dir() -> Path:
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gpu-mesh"
+    try:
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gpu-mesh"
+    except RuntimeError:  # neither HOME nor an entry in passwd
+        raise InvalidSetting(
+            env_name("state_dir"), "", "this user has no home folder: name a folder, as in /var/lib/gpu-mesh"
+        ) from None
 
 
 Broker = Annotated[str | None, BeforeValidator(_unset), AfterValidator(check_broker_url)]
 File = Annotated[Path | None, BeforeValidator(_unset)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+CpuQueues = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_queues), AfterValidator(_cpu_queues)]
 Labels = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
 Figures = Annotated[dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]], NoDecode, BeforeValidator(_pairs)]
 
@@ -136,7 +157,13 @@ class Settings(BaseSettings):
     """All settings, checked. Build it with `load`, which also refuses unknown names."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, populate_by_name=True, validate_default=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        validate_default=True,
     )
 
     # The broker
@@ -149,7 +176,9 @@ class Settings(BaseSettings):
     tls_cert_file: File = _setting("Our own certificate, where Redis asks for one", default=None)
     tls_key_file: File = _setting("Key of our own certificate", default=None)
     sentinel_master: str = _setting("Name of the master that sentinel:// asks for", default="mymaster")
-    listen: str = _setting("Address the embedded Redis listens on besides loopback", default="127.0.0.1")
+    listen: Annotated[str, AfterValidator(_own_address)] = _setting(
+        "Address the embedded Redis listens on besides loopback", default="127.0.0.1"
+    )
     state_dir: Annotated[Path, BeforeValidator(_folder)] = _setting(
         "Folder for the embedded Redis, its password and beat's schedule", default_factory=_default_state_dir
     )
@@ -193,14 +222,30 @@ class Settings(BaseSettings):
     cpu_counts: Literal["auto", "yes", "no"] = _setting(
         "Whether a CPU may run what needs a GPU; `auto`: only while the mesh has no GPU", default="auto"
     )
-    cpu_queues: Annotated[Names, AfterValidator(_cpu_queues)] = _setting(
-        "Queues that need no GPU", default=("rfa-reminders", "rfa-distribution")
+    cpu_queues: CpuQueues = _setting(
+        "Queues that need no GPU; `none` for no such queue", default=("rfa-reminders", "rfa-distribution")
     )
     cpu_concurrency: int = _setting("Tasks of the CPU queues run at once on this node", default=2, ge=1, le=256)
     node_refresh_s: float = _setting("How often a node renews its registration", unit="s", default=5.0, gt=0, le=3600)
     node_ttl_s: float = _setting("Silence after which a node counts as offline", unit="s", default=20.0, gt=0, le=86400)
     stop_timeout_s: float = _setting(
         "How long a stopping worker may finish its job", unit="s", default=60.0, ge=0, le=86400
+    )
+
+    # Claims
+    lease_ttl_s: float = _setting(
+        "How long a worker's lease holds without a sign of life; then its jobs run elsewhere",
+        unit="s",
+        default=10.0,
+        ge=0.5,
+        le=3600,
+    )
+    max_deliveries: int = _setting(
+        "How often a message that kills its worker is handed out before it goes to the dead letters",
+        unit="deliveries",
+        default=5,
+        ge=1,
+        le=1000,
     )
 
     # Applications and tasks
@@ -249,10 +294,11 @@ def env_name(field: str) -> str:
 
 def load(dotenv: str | Path | None = ".env") -> Settings:
     """Settings from the environment and `dotenv`. Raises InvalidSetting naming the first one refused."""
-    found = {**read_dotenv(dotenv), **os.environ}
+    in_file = read_dotenv(dotenv)
+    found = {**in_file, **{name: value for name, value in os.environ.items() if value or name not in in_file}}
     _refuse_unknown(found)
     try:
-        return Settings(_env_file=dotenv)
+        return Settings(_env_file=dotenv if in_file else None)
     except ValidationError as exc:
         raise _refusal(exc, found) from None
 
@@ -264,8 +310,19 @@ def settings() -> Settings:
 
 
 def read_dotenv(path: str | Path | None) -> dict[str, str | None]:
-    """What a `.env` file sets; nothing where there is no file."""
-    return dotenv_values(path) if path is not None and Path(path).is_file() else {}
+    """What a `.env` file sets; nothing where there is no file, or none that this user may see.
+
+    Raises InvalidSetting for a file that cannot be read.
+    """
+    try:
+        if path is None or not Path(path).is_file():
+            return {}
+    except OSError:  # a folder this user may not enter, before Python 3.14
+        return {}
+    try:
+        return dotenv_values(path)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidSetting(".env", str(path), f"cannot be read ({exc}): expected a file of UTF-8 lines") from None
 
 
 def _refuse_unknown(found: Mapping[str, str | None]) -> None:
@@ -288,7 +345,7 @@ def _refusal(exc: ValidationError, found: Mapping[str, str | None]) -> InvalidSe
         value = getattr(value, field, None) if not isinstance(value, Mapping) else value.get(field)
         return InvalidSetting(env_name(field), mask(str(value)), remedy)
     field = next(name for name in Settings.model_fields if where[0] in (name, *names_of(name)))
-    typed = {name.upper(): name for name in found}
+    typed = {name.upper(): name for name, held in found.items() if held}
     name = next((name for name in names_of(field) if name in typed), env_name(field))
     if len(where) > 1:  # one of several pairs
         value = f"{where[1]}={value}"

@@ -20,7 +20,7 @@ _FLEET_FLAGS = ("--without-mingle", "--without-gossip")
 
 def celery_argv(*words: str) -> list[str]:
     """What `celery -A gpu_mesh …` does, run by this interpreter."""
-    return [sys.executable, "-m", "workers", "--quiet", *words]
+    return [sys.executable, "-P", "-m", "workers", "--quiet", *words]
 
 
 def worker_argv(name: str, queues: Sequence[str], *, concurrency: int, log_level: str) -> list[str]:

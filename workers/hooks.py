@@ -9,21 +9,25 @@ from __future__ import annotations
 import logging
 import os
 import time
-from functools import cache
 from typing import Any
 
 from celery import states
 from celery.signals import celeryd_init, task_failure, task_postrun, task_prerun, task_revoked, worker_ready
 
+from gpu_mesh.celery import app
 from gpu_mesh.errors import MeshError
 from gpu_mesh.settings import settings
 from gpu_mesh.store import journal
-from gpu_mesh.store.client import SOCKET_TIMEOUT_S, connect, mapped_errors
+from gpu_mesh.store.client import SOCKET_TIMEOUT_S, mapped_errors, process_client
 from gpu_mesh.tasks.options import HEADER
+from workers.steps import Claiming, Leasing
 
 __all__ = ["journal_end", "journal_killed", "journal_revoked", "journal_start"]
 
 logger = logging.getLogger(__name__)
+
+app.steps["worker"].add(Leasing)
+app.steps["consumer"].add(Claiming)
 
 #: Kombu's `retry_over_time` without an end; pauses in s.
 RESULT_RETRY = {"max_retries": None, "interval_start": 0, "interval_step": 0.2, "interval_max": 1.0}
@@ -31,12 +35,6 @@ RESULT_RETRY = {"max_retries": None, "interval_start": 0, "interval_step": 0.2, 
 SEND_RETRY = {**RESULT_RETRY, "max_retries": 3600}
 #: A journal entry may hold up its job by this much, s.
 JOURNAL_TIMEOUT_S = 1.0
-
-
-@cache
-def _client(pid: int) -> Any:
-    """This process's client; a child made by fork must not share its parent's connection."""
-    return connect(settings(), timeout_s=JOURNAL_TIMEOUT_S)
 
 
 def _entry(task: Any) -> dict[str, Any]:
@@ -119,6 +117,6 @@ def journal_reset(sender: Any = None, **_: Any) -> None:
 def _write(what: Any, *args: Any) -> None:
     try:
         with mapped_errors(settings()):
-            what(_client(os.getpid()), *args)
+            what(process_client(os.getpid(), JOURNAL_TIMEOUT_S), *args)
     except MeshError as exc:
         logger.warning("journal entry lost: %s", exc, extra={"action": "journal"})

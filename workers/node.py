@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpu_mesh import __version__
@@ -17,7 +17,7 @@ from gpu_mesh.settings import Settings
 from gpu_mesh.store import nodes
 from gpu_mesh.store.client import connect, mapped_errors
 from workers.gpu import celery_argv, device_argv, environment, worker_argv
-from workers.process import ProcessSpec
+from workers.process import EX_CONFIG, ProcessSpec
 
 __all__ = ["Registrar", "describe", "lead_specs", "own_devices", "worker_specs"]
 
@@ -27,6 +27,10 @@ logger = logging.getLogger(__name__)
 BROKER_STAGE, WORKER_STAGE, BEAT_STAGE = 0, 1, 2
 #: Added to a worker's own limit before the supervisor kills it, s.
 STOP_GRACE_S = 5.0
+#: Starting again would not mend a refused setting: it stops the node instead.
+FATAL = frozenset({EX_CONFIG})
+#: What needs no GPU must not take any of its memory.
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def own_devices(settings: Settings) -> tuple[Device, ...]:
@@ -57,36 +61,35 @@ def describe(settings: Settings, devices: Sequence[Device]) -> nodes.Node:
 def worker_specs(settings: Settings, devices: Sequence[Device]) -> list[ProcessSpec]:
     """One Celery worker per device."""
     return [
-        ProcessSpec(
-            name=device.name,
-            argv=device_argv(device, log_level=settings.log_level),
-            env=environment(device),
-            stage=WORKER_STAGE,
-            stop_timeout_s=settings.stop_timeout_s + STOP_GRACE_S,
-        )
+        _worker_spec(settings, device.name, device_argv(device, log_level=settings.log_level), environment(device))
         for device in devices
     ]
 
 
 def lead_specs(settings: Settings, schedule: Path) -> list[ProcessSpec]:
     """What a lead runs besides its devices: the control worker, the CPU queues' worker, and beat."""
-    level = settings.log_level
-    workers = [
-        ProcessSpec(
-            name="control",
-            argv=worker_argv(f"control@{settings.node_name}", [CONTROL_QUEUE], concurrency=1, log_level=level),
-            stage=WORKER_STAGE,
-            stop_timeout_s=settings.stop_timeout_s + STOP_GRACE_S,
-        )
-    ]
+    level, node = settings.log_level, settings.node_name
+    argv = worker_argv(f"control@{node}", [CONTROL_QUEUE], concurrency=1, log_level=level)
+    specs = [_worker_spec(settings, "control", argv, NO_GPU)]
     if settings.cpu_queues:
-        argv = worker_argv(
-            f"cpu@{settings.node_name}", settings.cpu_queues, concurrency=settings.cpu_concurrency, log_level=level
-        )
-        stop_timeout_s = settings.stop_timeout_s + STOP_GRACE_S
-        workers.append(ProcessSpec(name="cpu", argv=argv, stage=WORKER_STAGE, stop_timeout_s=stop_timeout_s))
+        argv = worker_argv(f"cpu@{node}", settings.cpu_queues, concurrency=settings.cpu_concurrency, log_level=level)
+        specs.append(_worker_spec(settings, "cpu", argv, NO_GPU))
     beat = celery_argv("beat", f"--schedule={schedule}", "--pidfile=", f"--loglevel={level}")
-    return [*workers, ProcessSpec(name="beat", argv=beat, stage=BEAT_STAGE, stop_timeout_s=STOP_GRACE_S)]
+    specs.append(
+        ProcessSpec(name="beat", argv=beat, stage=BEAT_STAGE, stop_timeout_s=STOP_GRACE_S, fatal_exit_codes=FATAL)
+    )
+    return specs
+
+
+def _worker_spec(settings: Settings, name: str, argv: Sequence[str], env: Mapping[str, str]) -> ProcessSpec:
+    return ProcessSpec(
+        name=name,
+        argv=argv,
+        env=env,
+        stage=WORKER_STAGE,
+        stop_timeout_s=settings.stop_timeout_s + STOP_GRACE_S,
+        fatal_exit_codes=FATAL,
+    )
 
 
 class Registrar:
@@ -130,3 +133,5 @@ class Registrar:
                 self.renew()
             except (BrokerUnavailable, NodeNameTaken) as exc:
                 logger.warning("registration not renewed: %s", exc, extra={"action": "register"})
+            except Exception:
+                logger.exception("registration not renewed", extra={"action": "register"})

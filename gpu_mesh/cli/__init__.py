@@ -6,7 +6,9 @@ refuses us · 4 waited too long · 78 a setting is refused · 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
+from io import TextIOWrapper
 
 import click
 
@@ -18,16 +20,19 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_BROKER = 3
 EXIT_TIMEOUT = 4
-#: EX_CONFIG of sysexits.h.
-EXIT_SETTING = 78
+EXIT_SETTING = os.EX_CONFIG
 EXIT_INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point. A user's mistake is one line on standard error, never a traceback."""
-    from gpu_mesh.cli.root import root
-
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal or PYTHONIOENCODING without our characters shows `?`: no reason to fail.
+            stream.reconfigure(errors="replace")
     try:
+        from gpu_mesh.cli.root import root
+
         sys.exit(root.main(args=argv, prog_name="gpu-mesh", standalone_mode=False) or 0)
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)

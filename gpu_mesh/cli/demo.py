@@ -11,10 +11,11 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
 from importlib.metadata import metadata
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -24,17 +25,19 @@ from celery.result import AsyncResult
 import gpu_mesh
 from gpu_mesh.celery import app
 from gpu_mesh.cli.output import console, table
-from gpu_mesh.devices import detect
+from gpu_mesh.domain.device import Device
 from gpu_mesh.engines import vectors
 from gpu_mesh.engines.search import top
 from gpu_mesh.errors import BrokerUnavailable, MeshError
 from gpu_mesh.services import lookup
-from gpu_mesh.settings import env_name, settings
+from gpu_mesh.settings import Settings, env_name, names_of, settings
 from gpu_mesh.store.client import check_broker
+from gpu_mesh.store.redis_process import end_with_parent
 from gpu_mesh.tasks.embeddings import embeddings
 from gpu_mesh.tasks.probe import probe
+from workers.node import own_devices
 
-__all__ = ["demo"]
+__all__ = ["configure", "demo"]
 
 #: How long the mesh may take to start, and the work to end, s.
 START_TIMEOUT_S = 60.0
@@ -45,6 +48,10 @@ PASSAGES_A_PART = 4
 SHORTEST, LONGEST = 60, 600
 #: Log lines shown when the mesh failed.
 LOG_TAIL = 30
+#: Settings of the environment that hold for the demo too: what the hardware is, and how much is logged.
+KEPT = ("devices", "gpu_enabled", "memory_margin_gb", "log_level")
+#: What ends the demo in order, beside Ctrl-C.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 SEARCHES = (
     "What happens to a job when its machine dies?",
     "How do I add a second machine?",
@@ -65,31 +72,63 @@ def demo(devices: str | None) -> None:
     ai-batch; meanwhile realtime searches and a revenue task pass it. Exit code 0 only if all that was sent came
     back."""
     passages = _passages()
-    with tempfile.TemporaryDirectory(prefix="gpu-mesh-demo-") as folder:
-        _configure(Path(folder), devices)
-        with _mesh(Path(folder)) as workers:
+    # In a folder of its own no `.env` of the user's is read: the demo must not meet a mesh in production.
+    with _orderly_end(), tempfile.TemporaryDirectory(prefix="gpu-mesh-demo-") as folder, chdir(folder):
+        found = configure(Path(folder), devices)
+        with _mesh(Path(folder), found) as workers:
             console.print(f"A mesh of {', '.join(workers)} is up.\n")
             _work(passages)
 
 
-def _configure(folder: Path, devices: str | None) -> None:
-    found = detect(settings().devices, node="demo")
-    default = settings().devices if any(device.is_gpu for device in found) else "cpu:2"
-    chosen = {"state_dir": str(folder), "devices": devices or default, "embed_chunk": str(PASSAGES_A_PART)}
-    os.environ.pop(env_name("broker_url"), None)
-    os.environ.update({env_name(name): value for name, value in chosen.items()} | {"NODE_NAME": "demo"})
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP leave as Ctrl-C does: the mesh is stopped and the folder removed."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        for further in STOP_SIGNALS:
+            signal.signal(further, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def configure(folder: Path, devices: str | None) -> tuple[Device, ...]:
+    """Set the environment for a mesh of its own in `folder`, whatever the user's own says; the devices it will have."""
+    ours = {name for field in Settings.model_fields if field not in KEPT for name in names_of(field)}
+    for name in [name for name in os.environ if name.upper() in ours]:
+        del os.environ[name]
+    chosen = {"node_name": "demo", "state_dir": str(folder), "embed_chunk": str(PASSAGES_A_PART)}
+    if devices is not None:
+        chosen["devices"] = devices
+    os.environ.update({env_name(field): value for field, value in chosen.items()})
     settings.cache_clear()
+    found = own_devices(settings())
+    if devices is None and not any(device.is_gpu for device in found):
+        os.environ[env_name("devices")] = "cpu:2"
+        settings.cache_clear()
+        found = own_devices(settings())
+    return found
 
 
 @contextmanager
-def _mesh(folder: Path) -> Iterator[list[str]]:
+def _mesh(folder: Path, devices: Sequence[Device]) -> Iterator[list[str]]:
     """`gpu-mesh up` as its own process, its log in a file; yields the workers' names once all answer."""
     log = folder / "up.log"
-    expected = {device.worker for device in detect(settings().devices, node="demo")}
+    expected = {device.worker for device in devices}
     console.print("Starting Redis, a worker per device, the control worker and beat …")
     with log.open("wb") as out:
         up = subprocess.Popen(
-            [sys.executable, "-m", "gpu_mesh", "up"], stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, "-m", "gpu_mesh", "up"],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # Even where the demo is killed, the mesh stops.
+            preexec_fn=end_with_parent(),
         )
     try:
         _await_workers(up, expected, log)

@@ -62,7 +62,7 @@ def doctor(as_json: bool) -> None:
 def _guarded(name: str, check: Callable[[Settings], Finding], current: Settings) -> Finding:
     try:
         return check(current)
-    except MeshError as exc:
+    except (MeshError, OSError) as exc:
         return Finding(name, "missing", str(exc))
 
 

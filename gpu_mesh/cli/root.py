@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import demo, doctor, run, show, submit
+from gpu_mesh.cli import dead, demo, doctor, run, show, submit
 
 __all__ = ["root"]
 
@@ -28,6 +28,7 @@ for command in (
     submit.wait,
     submit.cancel,
     show.tasks,
+    dead.dead,
     show.nodes,
     show.queues,
     show.status,

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
 import click
 from rich.text import Text
 
+from gpu_mesh.cli.include import check_include_apart
 from gpu_mesh.cli.output import console
 from gpu_mesh.domain.device import Device
 from gpu_mesh.settings import Settings, env_name, mask, settings
 from gpu_mesh.store.client import broker_url, check_broker
 from gpu_mesh.store.embedded import EmbeddedRedis
-from workers.events import Event
+from gpu_mesh.store.redis_address import file_errors
+from workers.events import Action, Event
+from workers.lease import reap_now
 from workers.node import BROKER_STAGE, Registrar, describe, lead_specs, own_devices, worker_specs
 from workers.process import ProcessSpec
-from workers.supervisor import Supervisor
+from workers.supervisor import OnEvent, Supervisor
 
-__all__ = ["up", "worker"]
+__all__ = ["reachable", "up", "worker"]
 
+#: Whose log records `up` and `worker` print.
+OUR_PACKAGES = ("gpu_mesh", "workers")
+#: Name of the embedded Redis among the processes.
+REDIS = "redis"
+#: How often Redis may end while it starts, before `up` gives up.
+START_DEATHS = 3
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
 
 
@@ -43,20 +54,31 @@ def up(devices: str | None, node_name: str | None, listen: str | None) -> None:
     """Run a whole mesh on this machine: Redis (unless GPU_MESH_BROKER_URL names one), a worker per device,
     the control worker and beat. Ctrl-C stops it in order, a second one at once."""
     current = _override(devices=devices, node_name=node_name, listen=listen, node_role="lead")
-    own = own_devices(current)
-    if current.broker_url is not None:
-        check_broker(current)
-        _supervise(current, own, [])
-        return
+    with _logs(current):
+        check_include_apart(current)
+        own = own_devices(current)
+        if current.broker_url is None:
+            _with_embedded(current, own)
+        else:
+            check_broker(current)
+            _supervise(current, own, [])
+
+
+def _with_embedded(current: Settings, own: Sequence[Device]) -> None:
     server = EmbeddedRedis(current.state_dir, listen=current.listen)
     server.acquire()
     try:
         server.prepare()
-        redis = ProcessSpec(name="redis", argv=server.command(), stage=BROKER_STAGE, ready=server.wait_ready)
+        deaths: list[Event] = []
+
+        def ready() -> None:
+            server.wait_ready(alive=lambda: len(deaths) < START_DEATHS)
+
+        redis = ProcessSpec(name=REDIS, argv=server.command(), stage=BROKER_STAGE, ready=ready)
         if not _is_loopback(current.listen):
-            joins = server.join_line(_reachable(current.listen))
+            joins = server.join_line(reachable(current.listen))
             console.print(f"A second machine joins with:\n  {joins}", markup=False, soft_wrap=True)
-        _supervise(current, own, [redis])
+        _supervise(current, own, [redis], deaths)
     finally:
         server.release()
 
@@ -67,8 +89,10 @@ def worker(devices: str | None, node_name: str | None) -> None:
     """Run this node's devices: one worker each, started again when it dies. With NODE_ROLE=lead also the control
     worker and beat."""
     current = _override(devices=devices, node_name=node_name)
-    check_broker(current)
-    _supervise(current, own_devices(current), [])
+    with _logs(current):
+        check_include_apart(current)
+        check_broker(current)
+        _supervise(current, own_devices(current), [])
 
 
 def _override(**given: str | None) -> Settings:
@@ -78,11 +102,14 @@ def _override(**given: str | None) -> Settings:
     return settings()
 
 
-def _supervise(current: Settings, devices: Sequence[Device], broker: list[ProcessSpec]) -> None:
+def _supervise(
+    current: Settings, devices: Sequence[Device], broker: list[ProcessSpec], broker_deaths: list[Event] | None = None
+) -> None:
     registrar = Registrar(current, describe(current, devices))
     specs = [*broker, *worker_specs(current, devices)]
     if current.node_role == "lead":
-        current.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with file_errors(current.state_dir):
+            current.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         specs += lead_specs(current, current.state_dir / "celerybeat-schedule")
     console.print(f"node    {current.node_name} ({current.node_role})")
     console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
@@ -93,7 +120,9 @@ def _supervise(current: Settings, devices: Sequence[Device], broker: list[Proces
     # Registered before the workers start: stage by stage, after the broker is ready.
     ready = [_with_registration(spec, registrar) if spec in broker else spec for spec in specs]
     try:
-        raise click.exceptions.Exit(Supervisor(ready, on_line=_print_line, on_event=_print_event).run())
+        raise click.exceptions.Exit(
+            Supervisor(ready, on_line=_print_line, on_event=_attend(current, broker_deaths)).run()
+        )
     finally:
         registrar.stop()
 
@@ -111,14 +140,15 @@ def _is_loopback(host: str) -> bool:
     return host in ("127.0.0.1", "::1", "localhost")
 
 
-def _reachable(listen: str) -> str:
+def reachable(listen: str) -> str:
     """The address under which another machine may reach this one, when it listens on all of them."""
     if listen not in ("0.0.0.0", "::"):
         return listen
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    family, elsewhere = (socket.AF_INET6, "2001:db8::1") if ":" in listen else (socket.AF_INET, "192.0.2.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             # Sends nothing: it only asks the routing table which of our addresses faces outwards.
-            probe.connect(("192.0.2.1", 9))
+            probe.connect((elsewhere, 9))
         except OSError:
             return socket.gethostname()
         return str(probe.getsockname()[0])
@@ -130,5 +160,38 @@ def _print_line(name: str, line: str) -> None:
     console.print(text, soft_wrap=True)
 
 
-def _print_event(event: Event) -> None:
-    _print_line("mesh", str(event))
+@contextmanager
+def _logs(current: Settings) -> Iterator[None]:
+    """What our own packages log is printed among the processes' lines, from the level of GPU_MESH_LOG_LEVEL on."""
+    handler = _Lines()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    loggers = [logging.getLogger(name) for name in OUR_PACKAGES]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(current.log_level)
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            logger.removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        for line in self.format(record).splitlines():
+            _print_line("mesh", line)
+
+
+def _attend(current: Settings, broker_deaths: list[Event] | None) -> OnEvent:
+    """What is to do at an event; the supervisor's log tells of it."""
+
+    def attend(event: Event) -> None:
+        if event.name == REDIS:
+            if event.action in (Action.DIED, Action.UNSTARTABLE) and broker_deaths is not None:
+                broker_deaths.append(event)
+        elif event.action in (Action.DIED, Action.KILLED) and event.name != "beat":
+            reap_now(current, f"{event.name}@{current.node_name}")
+
+    return attend

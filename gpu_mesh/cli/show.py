@@ -36,9 +36,9 @@ def tasks(which: str | None, limit: int, as_json: bool) -> None:
         return
     table(
         "",
-        ("id", "task", "queue", "prio>", "state", "pos>", "waited>", "ran>", "worker"),
+        ("id", "task", "queue", "prio>", "state", "pos>", "waited>", "ran>", "worker, or why it waits"),
         (
-            (t.id, t.name, t.queue, t.priority, t.state, t.position, ago(t.waited_s), ago(t.ran_s), t.worker)
+            (t.id, t.name, t.queue, t.priority, t.state, t.position, ago(t.waited_s), ago(t.ran_s), t.worker or t.why)
             for t in found[:limit]
         ),
         empty="no tasks " + ("ended lately" if which == "finished" else which or "waiting or running"),

@@ -8,19 +8,20 @@ from typing import Any
 
 import click
 from celery.result import AsyncResult
+from celery.states import READY_STATES, SUCCESS
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_FAILED, EXIT_TIMEOUT
+from gpu_mesh.cli.include import check_include
 from gpu_mesh.cli.output import json_option, print_json
 from gpu_mesh.domain.queues import TYPE_QUEUES
 from gpu_mesh.errors import InvalidTask, UnknownTaskType
 from gpu_mesh.services import lookup
 from gpu_mesh.settings import settings
 from gpu_mesh.store.client import connect, mapped_errors
-from gpu_mesh.tasks.base import PROGRESS
 
-__all__ = ["cancel", "submit", "wait"]
+__all__ = ["cancel", "progress_of", "submit", "wait"]
 
 #: How often a wait looks at the state, s.
 POLL_S = 0.1
@@ -96,6 +97,7 @@ def cancel(task_id: str, as_json: bool) -> None:
 
 
 def _known(name: str) -> Any:
+    check_include(settings())
     app.loader.import_default_modules()
     own = {task for task in app.tasks if not task.startswith("celery.")}
     if name not in own:
@@ -131,22 +133,39 @@ def _wait(result: AsyncResult, timeout: float | None, as_json: bool) -> None:
         client.ping()  # a result backend that is away would be waited for in silence
     with _progress() as bar:
         shown = bar.add_task(result.id[:8], total=None)
-        while not result.ready():
+        while (state := (meta := _read(result))["status"]) not in READY_STATES:
             if deadline is not None and time.monotonic() >= deadline:
-                click.echo(f"{result.id}: still {result.state} after {timeout:g} s", err=True)
+                click.echo(f"{result.id}: still {state} after {timeout:g} s", err=True)
                 raise click.exceptions.Exit(EXIT_TIMEOUT)
-            if result.state == PROGRESS and isinstance(result.info, dict):
-                bar.update(shown, completed=result.info["done"], total=result.info["total"])
+            if (progress := progress_of(meta["result"])) is not None:
+                bar.update(shown, completed=progress[0], total=progress[1])
             time.sleep(POLL_S)
-    if result.successful():
-        print_json({"task_id": result.id, "state": result.state, "result": result.result} if as_json else result.result)
+    value = meta["result"]
+    if state == SUCCESS:
+        print_json({"task_id": result.id, "state": state, "result": value} if as_json else value)
         return
-    error = f"{type(result.result).__name__}: {result.result}"
+    error = f"{type(value).__name__}: {value}"
     if as_json:
-        print_json({"task_id": result.id, "state": result.state, "error": error})
+        print_json({"task_id": result.id, "state": state, "error": error})
     else:
-        click.echo(f"{result.id}: {result.state}: {error}", err=True)
+        click.echo(f"{result.id}: {state}: {error}", err=True)
     raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _read(result: AsyncResult) -> dict[str, Any]:
+    """State and value, in one look at the backend: between two they may change."""
+    found: dict[str, Any] = result.backend.get_task_meta(result.id)
+    return found
+
+
+def progress_of(info: object) -> tuple[float, float] | None:
+    """How much is done of how much, as our tasks (`done`) and Celery's own example (`current`) tell it."""
+    if not isinstance(info, dict):
+        return None
+    done, total = info.get("done", info.get("current", 0)), info.get("total")
+    if not all(isinstance(number, int | float) for number in (done, total)):
+        return None
+    return float(done), float(total)  # type: ignore[arg-type]
 
 
 def _progress() -> Progress:

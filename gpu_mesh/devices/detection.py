@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -33,6 +34,9 @@ from gpu_mesh.errors import DeviceError, InvalidSetting
 __all__ = ["detect", "read", "source_for"]
 
 logger = logging.getLogger(__name__)
+
+#: What hides NVIDIA GPUs from a process: those listed, by number or UUID, are seen; an empty list shows none.
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 _SOURCES: Mapping[DeviceKind, Callable[[], DeviceSource]] = MappingProxyType(
     {
@@ -71,18 +75,20 @@ def detect(
     nvml: Callable[[], DeviceSource] = NvmlSource,
     apple: Callable[[], DeviceSource] = AppleSource,
     cpu: Callable[[int], DeviceSource] = CpuSource,
+    environ: Mapping[str, str] = os.environ,
 ) -> tuple[Device, ...]:
     """The devices of this node (SPEC N1, N5, P6): at least one, names unique, in the order `spec` asks for them.
 
     `gpu_enabled` False makes `auto` a CPU device. `margin_gb` is kept free on each device, but never more than it has,
     and on none of kind CPU. `powers` (RTX 4090 = 100) and `costs` (US dollars per hour), by GPU type, win over
-    `gpu_mesh.domain.gpus`. `nvml`, `apple` and `cpu` make the sources of this machine's hardware; tests pass others.
+    `gpu_mesh.domain.gpus`. NVIDIA GPUs that `CUDA_VISIBLE_DEVICES` of `environ` hides are left alone. `nvml`, `apple`
+    and `cpu` make the sources of this machine's hardware; tests pass others.
 
     Raises:
         InvalidSetting: `spec` is wrong, or names hardware that is not here.
         DeviceError: hardware asked for by name is here but cannot be read.
     """
-    machine = _Machine(spec, nvml, apple, cpu)
+    machine = _Machine(spec, nvml, apple, cpu, environ.get(VISIBLE))
     wanted = parse(spec)
     if not gpu_enabled:
         wanted = tuple(machine.without_gpu(part) for part in wanted)
@@ -102,22 +108,25 @@ class _Machine:
         nvml: Callable[[], DeviceSource],
         apple: Callable[[], DeviceSource],
         cpu: Callable[[int], DeviceSource],
+        visible: str | None,
     ) -> None:
         self._text = text
         self._nvml = nvml
         self._apple = apple
         self._cpu = cpu
+        self._visible = visible
 
     def find(self, spec: DeviceSpec) -> tuple[Device, ...]:
         match spec:
             case AutoSpec():
-                return self._try(self._nvml()) or self._try(self._apple()) or self._cpu(1).devices()
+                return self._shown(self._try(self._nvml())) or self._try(self._apple()) or self._cpu(1).devices()
             case NvidiaSpec():
                 return self._need(
-                    self._nvml(), "no NVIDIA GPU was found; see whether `nvidia-smi` lists it, or drop nvidia"
+                    self._shown(self._nvml().devices()),
+                    f"no NVIDIA GPU was found; see whether `nvidia-smi` lists one that {VISIBLE} hides, or drop nvidia",
                 )
             case AppleSpec():
-                return self._need(self._apple(), "this machine is no Mac with Apple silicon; drop apple")
+                return self._need(self._apple().devices(), "this machine is no Mac with Apple silicon; drop apple")
             case CpuSpec(count):
                 return self._cpu(count).devices()
             case FakeSpec():
@@ -137,8 +146,16 @@ class _Machine:
             )
         return spec
 
-    def _need(self, source: DeviceSource, remedy: str) -> tuple[Device, ...]:
-        found = source.devices()
+    def _shown(self, found: tuple[Device, ...]) -> tuple[Device, ...]:
+        if self._visible is None or not found:
+            return found
+        shown = _listed(self._visible, found)
+        if len(shown) < len(found):
+            hidden = ", ".join(device.name for device in found if device not in shown)
+            logger.info("%s=%s hides %s", VISIBLE, self._visible, hidden, extra={"action": "detect"})
+        return shown
+
+    def _need(self, found: tuple[Device, ...], remedy: str) -> tuple[Device, ...]:
         if not found:
             raise InvalidSetting(SETTING, self._text, remedy)
         return found
@@ -151,6 +168,21 @@ class _Machine:
         except DeviceError as error:
             logger.error("going on without %s: %s", source.kind, error, extra={"action": "detect"})
             return ()
+
+
+def _listed(visible: str, found: tuple[Device, ...]) -> tuple[Device, ...]:
+    """Those that `CUDA_VISIBLE_DEVICES` lists, in NVML's order: by number, or by as much of the UUID as is unique.
+
+    As CUDA does, ends at the first entry that names none (CUDA C++ Programming Guide, environment variables). Numbers
+    are NVML's, CUDA's with `CUDA_DEVICE_ORDER=PCI_BUS_ID`. A part of a GPU (`MIG-…`) is none of ours.
+    """
+    shown = set()
+    for entry in map(str.strip, visible.split(",")):
+        same = [d.name for d in found if d.name == f"gpu{entry}" or (entry and (d.uuid or "").startswith(entry))]
+        if len(same) != 1:
+            break
+        shown.update(same)
+    return tuple(device for device in found if device.name in shown)
 
 
 def _renumbered(devices: Iterable[Device]) -> list[Device]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.requirements import Fit, Requirements, fits
-from gpu_mesh.errors import Unschedulable
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store import nodes
-from gpu_mesh.store.client import connect
+from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["cpu_counts", "fits_anywhere", "fits_here", "own_device"]
+__all__ = ["cpu_counts", "online_devices", "own_device", "suits", "unschedulable"]
 
 
 @cache
@@ -30,32 +29,37 @@ def cpu_counts(settings: Settings, devices: Iterable[Device]) -> bool:
     return settings.cpu_counts == "yes"
 
 
-def fits_anywhere(needs: Requirements, devices: Iterable[Device], *, cpu_counts: bool) -> Fit:
-    """Whether any device fits; else the reasons, each once."""
+def suits(settings: Settings, needs: Requirements, device: Device) -> bool:
+    """Whether `device` fits, its node has as many GPUs as needed, and a CPU stands for a GPU only where it may."""
+    fleet: list[Device] = []
+    if needs.gpu_count > 1 or (needs.gpu_count and not device.is_gpu and settings.cpu_counts == "auto"):
+        fleet = online_devices(settings)
+    return bool(_fits_among(settings, needs, device, fleet))
+
+
+def unschedulable(settings: Settings, needs: Requirements, fleet: Sequence[Device]) -> str | None:
+    """Why no device of `fleet` fits: every one's reason, each once. None where one does."""
     reasons = []
-    for device in devices:
-        fit = fits(needs, device, cpu_counts=cpu_counts)
+    for device in fleet:
+        fit = _fits_among(settings, needs, device, fleet)
         if fit:
-            return fit
+            return None
         reasons.append(str(fit.reason))
-    return Fit("; ".join(dict.fromkeys(reasons)) or "the mesh has no device")
+    return "; ".join(dict.fromkeys(reasons)) or "no device is online"
 
 
-def fits_here(needs: Requirements, device: Device) -> bool:
-    """Whether `device` may run it. False when another one must.
-
-    Raises Unschedulable, with every device's reason, when none of those online can.
-    """
-    current = settings()
-    if fits(needs, device, cpu_counts=current.cpu_counts == "yes"):
-        return True
-    with connect(current) as client:
+def online_devices(settings: Settings) -> list[Device]:
+    """Every device of the nodes heard of lately. Raises BrokerUnavailable."""
+    with mapped_errors(settings), connect(settings) as client:
         entries = nodes.all_nodes(client)
-    devices = [known for entry in entries if entry.online(current.node_ttl_s) for known in entry.node.devices]
-    counts = cpu_counts(current, [*devices, device])
-    if fits(needs, device, cpu_counts=counts):
-        return True
-    fit = fits_anywhere(needs, devices, cpu_counts=counts)
-    if not fit:
-        raise Unschedulable(f"no device can run this task: {fit.reason}")
-    return False
+    return [device for entry in entries if entry.online(settings.node_ttl_s) for device in entry.node.devices]
+
+
+def _fits_among(settings: Settings, needs: Requirements, device: Device, fleet: Sequence[Device]) -> Fit:
+    fit = fits(needs, device, cpu_counts=cpu_counts(settings, [*fleet, device]))
+    if not fit or needs.gpu_count < 2:
+        return fit
+    siblings = sum(other.node == device.node and other.is_gpu for other in fleet)
+    if siblings < needs.gpu_count:
+        return Fit(f"needs {needs.gpu_count} GPUs of one node; {device.node} has {siblings}")
+    return fit

@@ -32,8 +32,8 @@ class SettingRow:
 
 def rows(current: Settings, dotenv: str | Path | None = ".env") -> list[SettingRow]:
     """Every setting with value, source and unit; secrets masked."""
-    in_file = {name.upper() for name in read_dotenv(dotenv)}
-    in_env = {name.upper() for name in os.environ}
+    in_file = {name.upper() for name, value in read_dotenv(dotenv).items() if value}
+    in_env = {name.upper() for name, value in os.environ.items() if value}
     found = []
     for field, info in Settings.model_fields.items():
         names = names_of(field)

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpu_mesh.domain.device import DeviceKind
-from gpu_mesh.domain.queues import CONTROL_QUEUE, QUEUES
+from gpu_mesh.domain.queues import QUEUES
+from gpu_mesh.services.lookup import known_queues, running_entries
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import journal, nodes, queues
+from gpu_mesh.store import nodes, queues
 from gpu_mesh.store.client import connect, mapped_errors
 
 __all__ = ["DeviceView", "NodeView", "QueueView", "Snapshot", "read"]
@@ -77,12 +78,9 @@ def read(settings: Settings) -> Snapshot:
     """The mesh as Redis has it now. Raises BrokerUnavailable."""
     with mapped_errors(settings), connect(settings) as client:
         entries = nodes.all_nodes(client)
-        running = journal.running(client)
-        names = [queue.name for queue in QUEUES] + [CONTROL_QUEUE, *settings.cpu_queues]
+        names = known_queues(settings)
         waiting = queues.depths(client, names)
-    # What a vanished node was running stays in the journal until its worker is back: do not show it as running.
-    gone = {entry.node.name for entry in entries if not entry.online(settings.node_ttl_s)}
-    running = [entry for entry in running if str(entry["worker"]).rpartition("@")[2] not in gone]
+    running = running_entries(settings)
     by_worker = {str(entry["worker"]): str(entry["id"]) for entry in running}
     counts = Counter(str(entry["queue"]) for entry in running)
     known = {queue.name: queue for queue in QUEUES}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -14,6 +15,7 @@ from redis.sentinel import Sentinel
 
 from gpu_mesh.errors import BrokerRefused, BrokerUnavailable
 from gpu_mesh.settings import Settings, mask
+from gpu_mesh.settings import settings as own_settings
 from gpu_mesh.store import embedded
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "check_broker",
     "connect",
     "mapped_errors",
+    "process_client",
     "result_url",
     "tls_options",
 ]
@@ -106,6 +109,10 @@ def mapped_errors(settings: Settings) -> Iterator[None]:
 
 
 _REFUSALS = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
+#: How a script's error says that Redis is full.
+_FULL = "OOM command not allowed"
+#: What a Redis says that is there, but in trouble: its disk is full, a script runs too long.
+_UNABLE = ("MISCONF", "BUSY")
 _AWAY = (
     redis.ConnectionError,
     redis.TimeoutError,
@@ -125,13 +132,23 @@ def broker_error(settings: Settings, exc: BaseException) -> BrokerUnavailable | 
             return seen
         if isinstance(seen, _REFUSALS):
             return BrokerRefused(f"Redis at {shown} refuses us: {said}. Check user and password in GPU_MESH_BROKER_URL")
-        if isinstance(seen, redis.exceptions.OutOfMemoryError):
+        if isinstance(seen, redis.exceptions.OutOfMemoryError) or (
+            isinstance(seen, redis.ResponseError) and _FULL in str(seen)
+        ):
             return BrokerUnavailable(f"Redis at {shown} is full: {said}. Raise its maxmemory, or let work finish first")
+        if isinstance(seen, redis.ResponseError) and str(seen).startswith(_UNABLE):
+            return BrokerUnavailable(f"Redis at {shown} cannot serve: {seen}. See its log, disk and scripts")
         if isinstance(seen, _AWAY):
             remedy = "is it running, and reachable from here?" if settings.broker_url else "start it with `gpu-mesh up`"
             return BrokerUnavailable(f"Redis at {shown} does not answer ({said}); {remedy}")
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+@cache
+def process_client(pid: int, timeout_s: float) -> redis.Redis:
+    """The client of process `pid`, which asks with its own: a child made by fork must not share its parent's."""
+    return connect(own_settings(), timeout_s=timeout_s)
 
 
 def check_broker(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S) -> None:

@@ -83,10 +83,15 @@ def instance_id() -> str:
 
 
 def _machine() -> str:
-    for path in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
-        if path.is_file() and (found := path.read_text().strip()):
-            return found
-    return os.uname().nodename
+    """Where a process id means the same process: this boot of this machine, in this namespace of processes.
+
+    The machine's own id would not do: cloned machines and containers share it.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}.{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:  # not Linux
+        return f"{os.uname().nodename}.{psutil.boot_time():.0f}"
 
 
 def _is_dead_here(instance: str) -> bool:

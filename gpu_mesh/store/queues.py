@@ -10,8 +10,9 @@ from typing import Any
 import redis
 
 from gpu_mesh.domain.queues import list_names
+from gpu_mesh.store import keys
 
-__all__ = ["Waiting", "depths", "remove", "waiting"]
+__all__ = ["Waiting", "delayed", "depths", "remove", "remove_delayed", "waiting"]
 
 #: Messages read from Redis at a time.
 PAGE = 200
@@ -53,6 +54,31 @@ def waiting(client: redis.Redis, queue: str) -> Iterator[Waiting]:
                 yield Waiting(queue, position, raw, _headers(raw))
                 position += 1
             end -= PAGE
+
+
+def delayed(client: redis.Redis) -> Iterator[tuple[Waiting, float]]:
+    """Messages whose time has not come, the next first, each with when it is due, s since the epoch."""
+    start = 0
+    while page := _scored(client.zrange(keys.DELAYED, start, start + PAGE - 1, withscores=True)):
+        held = client.hmget(keys.LATER, [tag for tag, _ in page])
+        for index, ((_, due), text) in enumerate(zip(page, held, strict=True)):
+            if text is not None:
+                name, _, raw = str(text).partition("\n")
+                yield Waiting(keys.queue_of(name), start + index, raw, _headers(raw)), due
+        start += PAGE
+
+
+def _scored(pairs: Any) -> list[tuple[str, float]]:
+    return [(str(member), float(score)) for member, score in pairs]
+
+
+def remove_delayed(client: redis.Redis, message: Waiting) -> bool:
+    """Take a message out whose time has not come; False when it came meanwhile."""
+    tag = json.loads(message.raw)["properties"]["delivery_tag"]
+    pipe = client.pipeline()
+    pipe.zrem(keys.DELAYED, tag)
+    pipe.hdel(keys.LATER, tag)
+    return bool(pipe.execute()[0])
 
 
 def remove(client: redis.Redis, message: Waiting) -> bool:

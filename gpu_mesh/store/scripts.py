@@ -1,20 +1,51 @@
-"""Lua scripts by file name: `script(client, "register")` is `lua/register.lua`."""
+"""Lua scripts by file name: `script(client, "register")` is `lua/register.lua`.
+
+A line `--@include NAME` stands for the text of `lua/NAME.lua`; names with a leading `_` are parts, no scripts. A line
+`--@rules` stands for the figures of domain/claim.py, as tables by queue ("" for CPU queues): WEIGHT, AGING
+(ceiling − weight), TOP (ceiling) and OPEN (false: to be filled in); by band: BONUS.
+"""
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 
 import redis
 from redis.commands.core import Script
 
+from gpu_mesh.domain.claim import BAND_BONUS, ceiling, weight
+from gpu_mesh.domain.queues import GPU_QUEUES
+
 __all__ = ["script", "source"]
+
+#: Stands for every CPU queue in the tables.
+ANY_CPU_QUEUE = ""
+_INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
 
 
 @cache
 def source(name: str) -> str:
-    """Text of `lua/{name}.lua`."""
-    return (files("gpu_mesh.store") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    """Text of `lua/{name}.lua`, its parts put in."""
+    text = (files("gpu_mesh.store") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    text = text.replace("--@rules\n", _rules())
+    return _INCLUDE.sub(lambda found: source(found[1]), text)
+
+
+def _rules() -> str:
+    # Flat and few: a claim builds them anew each time.
+    queues = [*GPU_QUEUES, ANY_CPU_QUEUE]
+    tables = {
+        "OPEN": dict.fromkeys(queues, "false"),
+        "WEIGHT": {queue: repr(weight(queue)) for queue in queues},
+        "AGING": {queue: repr(ceiling(queue) - weight(queue)) for queue in queues},
+        "TOP": {queue: repr(ceiling(queue)) for queue in queues},
+        "BONUS": {band.value: repr(bonus) for band, bonus in BAND_BONUS.items()},
+    }
+    return "".join(
+        f"local {name} = {{{', '.join(f'[{key!r}] = {value}' for key, value in rows.items())}}}\n"
+        for name, rows in tables.items()
+    )
 
 
 def script(client: redis.Redis, name: str) -> Script:

@@ -8,17 +8,17 @@ answer.apply_async(["…"], business="revenue", priority=9, memory_gb=12, gpu_ty
 
 from __future__ import annotations
 
-import random
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from celery import Task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Retry
 
-from gpu_mesh.domain.backoff import Backoff
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.requirements import Requirements
-from gpu_mesh.services import placement
+from gpu_mesh.services import fencing, placement
+from gpu_mesh.store.claims import CLAIM_HEADER
 from gpu_mesh.tasks.options import (
     HEADER,
     MESH_OPTIONS,
@@ -31,13 +31,10 @@ from gpu_mesh.tasks.options import (
 
 __all__ = ["PROGRESS", "GpuTask"]
 
+logger = logging.getLogger(__name__)
+
 #: Celery state of a task that says how far it is; its info is `{"done": n, "total": m}`.
 PROGRESS = "PROGRESS"
-#: Pauses before a task that landed on a device that does not fit is looked at again: longer each time, for the one
-#: that fits may be busy for long, and jittered, else the same idle worker might take it every time.
-PASS_ON = Backoff(first_s=0.2, longest_s=2.0)
-#: Message header that counts how often a task was passed on.
-PASSES = "mesh_passes"
 #: Celery's tasks that run another one over a list; `chunks` sends the second.
 _REPEATERS = frozenset({"celery.map", "celery.starmap"})
 #: Options that not even a class written out keeps as attributes: Celery reads the first two in its own sense,
@@ -78,7 +75,8 @@ class GpuTask(Task):
         within `GPU_MESH_SUBMIT_TIMEOUT_S`.
         """
         prepared = prepare(*self._routed(kwargs), options)
-        check_payload(args, kwargs)
+        if self._get_app().current_worker_task is None:
+            check_payload(args, kwargs)  # what a job sends on is work done: it must not be lost for its size
         if self._get_app().conf.task_always_eager:  # Celery hands them to `apply`, which prepares them
             prepared = options
         return super().apply_async(args, kwargs, *rest, **prepared)
@@ -104,12 +102,20 @@ class GpuTask(Task):
         return signature
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the task. In a worker, only on a device that fits: else pass it on."""
+        """Run the task. In a worker, its outcome counts only while the claim is still the worker's."""
         if self.request.called_directly:
             return super().__call__(*args, **kwargs)
-        if not self.request.is_eager:
-            self._check_device()
-        return self.run(*args, **kwargs)
+        if self.request.is_eager:
+            return self.run(*args, **kwargs)
+        try:
+            result = self.run(*args, **kwargs)
+        except Retry:
+            raise
+        except Exception:
+            self._check_claim()
+            raise
+        self._check_claim()
+        return result
 
     @property
     def requirements(self) -> Requirements:
@@ -143,18 +149,9 @@ class GpuTask(Task):
     def _header(request: Any) -> dict[str, Any] | None:
         return header_of({HEADER: request.get(HEADER)}) or header_of(request.headers)
 
-    def _check_device(self) -> None:
-        mesh = self._header(self.request)
-        if mesh is None or (device := placement.own_device()) is None:
-            return
-        if not placement.fits_here(Requirements.of(mesh["needs"]), device):
-            self._pass_on()
+    def _check_claim(self) -> None:
+        """Drop the outcome of a run whose claim is another's by now: that one's counts."""
+        claim = self.request.get(CLAIM_HEADER)
+        if claim and not fencing.still_ours(claim["worker"], claim["tag"]):
+            logger.warning("%s: claim lost, outcome dropped", self.request.id, extra={"action": "fence"})
             raise Ignore
-
-    def _pass_on(self) -> None:
-        held = self.request.get(PASSES)
-        passes = held + 1 if isinstance(held, int) else 1
-        pause_s = PASS_ON.delay_s(passes, random.random())
-        signature = self.signature_from_request(countdown=pause_s, retries=self.request.retries)
-        signature.options["headers"][PASSES] = passes
-        signature.apply_async()

@@ -7,7 +7,7 @@ from celery import shared_task
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.settings import settings
 from gpu_mesh.store import nodes
-from gpu_mesh.store.client import connect
+from gpu_mesh.store.client import connect, mapped_errors
 
 __all__ = ["forget_nodes"]
 
@@ -15,5 +15,5 @@ __all__ = ["forget_nodes"]
 @shared_task(name="mesh.forget_nodes", queue=CONTROL_QUEUE, ignore_result=True)
 def forget_nodes() -> list[str]:
     """Drop nodes that were silent for a week; returns their names."""
-    with connect(settings()) as client:
+    with mapped_errors(settings()), connect(settings()) as client:
         return nodes.forget_silent(client)

@@ -10,19 +10,22 @@ While parts run, the task's state is PROGRESS with `{"done": texts, "total": tex
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from celery import chord, shared_task
+from celery import chord, shared_task, states
 
 from gpu_mesh.engines import get_engine, vectors
 from gpu_mesh.engines.base import check_model, check_texts
-from gpu_mesh.errors import InvalidTask
+from gpu_mesh.errors import BrokerUnavailable, InvalidTask
 from gpu_mesh.settings import settings
 from gpu_mesh.store import progress
-from gpu_mesh.store.client import connect
+from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.tasks.base import GpuTask
 
 __all__ = ["ENCODINGS", "embed_part", "embeddings", "join_parts"]
+
+logger = logging.getLogger(__name__)
 
 #: How vectors are written in the result: JSON numbers, or base64 of little-endian float32.
 ENCODINGS = ("float", "base64")
@@ -54,10 +57,7 @@ def embeddings(self: GpuTask, texts: list[str], model: str | None = None, encodi
 def embed_part(self: GpuTask, texts: list[str], model: str | None, whole: str, total: int) -> dict[str, Any]:
     """One part of the task `whole`, which has `total` texts in all; its vectors in base64."""
     embedded = _embed(texts, model, "base64")
-    with connect(settings()) as client:
-        done = progress.add(client, whole, self.request.id, len(texts))
-    if done < total:
-        self.report_progress(done, total, task_id=whole)
+    _report(self, whole, len(texts), total)
     return embedded
 
 
@@ -72,6 +72,19 @@ def join_parts(parts: list[dict[str, Any]], encoding: str) -> dict[str, Any]:
         "count": sum(part["count"] for part in parts),
         "vectors": joined if encoding == "base64" else vectors.to_lists(vectors.decode(joined, dimensions)),
     }
+
+
+def _report(part: GpuTask, whole: str, amount: int, total: int) -> None:
+    """Say how far `whole` is. A figure less is no reason to lose the part's work."""
+    try:
+        with mapped_errors(settings()), connect(settings()) as client:
+            done = progress.add(client, whole, part.request.id, amount)
+    except BrokerUnavailable as exc:
+        logger.warning("progress of %s not told: %s", whole, exc, extra={"action": "progress"})
+        return
+    # Celery would write PROGRESS over a failure that another part has brought about.
+    if done < total and part.AsyncResult(whole).state not in states.READY_STATES:
+        part.report_progress(done, total, task_id=whole)
 
 
 def _check(texts: object, encoding: object) -> None:

@@ -22,6 +22,7 @@ from gpu_mesh.domain.queues import (
 from gpu_mesh.domain.requirements import REQUIREMENT_FIELDS, Requirements
 from gpu_mesh.errors import InvalidTask, PayloadTooLarge
 from gpu_mesh.settings import settings
+from gpu_mesh.store.claims import CLAIM_HEADER
 
 __all__ = [
     "HEADER",
@@ -75,6 +76,8 @@ def prepare(task_name: str, declared: Mapping[str, Any], options: Mapping[str, A
     headers = stock.get("headers") or {}
     if not isinstance(headers, Mapping):
         raise InvalidTask("headers", headers, "a mapping, for instance {'trace': 'a1'}")
+    # A retry copies its run's headers: the claim is that run's alone.
+    headers = {name: value for name, value in headers.items() if name != CLAIM_HEADER}
     header = _header(task_name, declared, headers.get(HEADER), call)
     return {
         **stock,

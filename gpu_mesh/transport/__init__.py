@@ -1,1 +1,32 @@
-"""The claim transport lies here (DESIGN §4-§6). Until it does, the mesh uses stock Redis transport."""
+"""kombu's Redis transports with our channels. It decides nothing: it calls the claimer it is given."""
+
+from __future__ import annotations
+
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as stock
+
+from gpu_mesh.transport.channel import Channel, SentinelChannel, claim_with
+
+__all__ = ["SentinelTransport", "Transport", "claim_with", "install"]
+
+
+class Transport(stock.Transport):
+    """redis://, rediss:// and redis+socket://."""
+
+    Channel = Channel
+
+
+class SentinelTransport(stock.SentinelTransport):
+    """sentinel://."""
+
+    default_port = 26379
+    Channel = SentinelChannel
+
+
+def install() -> None:
+    """Put ours in place of kombu's for every Redis scheme; names of our own would lose TLS (DESIGN §4)."""
+    TRANSPORT_ALIASES.update(
+        redis="gpu_mesh.transport:Transport",
+        rediss="gpu_mesh.transport:Transport",
+        sentinel="gpu_mesh.transport:SentinelTransport",
+    )

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
-from processes import run
+from processes import gpu_mesh, run
+from waiting import wait_for
 
+from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_BROKER, EXIT_FAILED, EXIT_SETTING, EXIT_TIMEOUT, EXIT_USAGE, main
+from gpu_mesh.cli.doctor import examine
+from gpu_mesh.cli.run import reachable
+from gpu_mesh.cli.submit import progress_of
 from gpu_mesh.services import lookup
-from gpu_mesh.settings import settings
+from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store.embedded import Address
+from workers.node import lead_specs, own_devices, worker_specs
+from workers.process import EX_CONFIG
 
 
 @pytest.mark.parametrize(
@@ -132,6 +141,37 @@ def test_wait_gives_up_in_time(broker: str) -> None:
     assert "PENDING" in ran.stderr
 
 
+def test_wait_shows_progress_however_it_is_told(broker: str, tmp_path: Path) -> None:
+    """Celery's documented meta of `current` and `total`, and anything else, is no reason to fail."""
+    app.backend.store_result("followed", {"current": 3, "total": 9}, "PROGRESS")
+    log = tmp_path / "log"
+    ran = run("wait", "followed", "--timeout", "0.3")
+    assert ran.returncode == EXIT_TIMEOUT, ran.stderr
+    assert "still PROGRESS" in ran.stderr
+    with gpu_mesh("wait", "followed", log=log) as process:
+        app.backend.store_result("followed", {"answer": 42}, "SUCCESS")
+        assert process.wait(30) == 0
+    assert '"answer": 42' in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("info", "progress"),
+    [
+        ({"done": 1, "total": 4}, (1.0, 4.0)),
+        ({"current": 2, "total": 4}, (2.0, 4.0)),
+        ({"total": 4, "step": "x"}, (0.0, 4.0)),
+        ({"done": 1}, None),
+        ({"done": "many", "total": 4}, None),
+        ({"pid": 7, "hostname": "gpu0@n"}, None),
+        (None, None),
+        ("half", None),
+    ],
+)
+def test_what_counts_as_progress(info: object, progress: tuple[float, float] | None) -> None:
+    """Any dict with a total."""
+    assert progress_of(info) == progress
+
+
 def test_a_waiting_task_can_be_taken_back(broker: str) -> None:
     """Also while no worker is online; a second time is too late."""
     task_id = json.loads(run("submit", "test", "--json").stdout)["task_id"]
@@ -190,3 +230,113 @@ def test_celery_says_a_bad_setting_too(command: str) -> None:
     assert ran.returncode == EXIT_SETTING
     assert "GPU_MESH_PEAK_HOURS='9-5'" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("command", [["submit", "test"], ["up", "--devices", "cpu"], ["worker", "--devices", "cpu"]])
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [("shop.taks", "no such module"), ("no_such_shop", "no such module"), ("broken_shop", "(NameError: name 'oops'")],
+)
+def test_a_module_that_cannot_be_loaded_is_a_bad_setting(
+    command: list[str], module: str, says: str, broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPU_MESH_INCLUDE with a typing error, or a broken module of the working folder: refused before any start."""
+    (tmp_path / "shop.py").write_text("")
+    (tmp_path / "broken_shop.py").write_text("oops\n")
+    monkeypatch.chdir(tmp_path)
+    ran = run(*command, env={"GPU_MESH_INCLUDE": f"sample_tasks,{module}"})
+    assert ran.returncode == EXIT_SETTING, ran.stdout + ran.stderr
+    assert f"GPU_MESH_INCLUDE='{module}'" in ran.stderr
+    assert says in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_state_folder_that_cannot_be_used_is_named(external: bool, broker: str, tmp_path: Path) -> None:
+    """With `up`, and with a lead on an external broker."""
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "state"
+    env = {"GPU_MESH_STATE_DIR": str(folder), "NODE_ROLE": "lead"} | (
+        {"GPU_MESH_BROKER_URL": broker} if external else {}
+    )
+    ran = run("worker" if external else "up", "--devices", "cpu", env=env)
+    assert ran.returncode == EXIT_FAILED
+    assert f"cannot use the folder {folder}" in ran.stderr
+    assert "choose another state folder" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_terminal_without_our_characters_is_no_fault(broker: str) -> None:
+    """PYTHONIOENCODING=latin-1, or ascii: a dash it lacks is a question mark."""
+    for encoding in ("latin-1", "ascii"):
+        ran = run("config", env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "LC_ALL": "C"})
+        assert ran.returncode == 0, ran.stderr
+        assert "?" in ran.stdout
+
+
+def test_a_user_without_a_home_is_told_what_to_set() -> None:
+    """As a container's user without an entry in passwd."""
+    code = (
+        "import os, gpu_mesh.cli.root; from gpu_mesh.cli import main; "  # while Python's own files may be read
+        "os.environ.pop('HOME', None); os.setuid(54321); main(['config'])"
+    )
+    env = {name: value for name, value in os.environ.items() if name not in ("GPU_MESH_STATE_DIR", "XDG_STATE_HOME")}
+    if os.getuid():
+        pytest.skip("only root can become a user without an entry in passwd")
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60, check=False)
+    assert ran.returncode == EXIT_SETTING, ran.stderr
+    assert "GPU_MESH_STATE_DIR" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_doctor_survives_a_folder_it_cannot_look_at(broker: str) -> None:
+    """A state folder whose very name the system refuses."""
+    current = settings().model_copy(update={"state_dir": Path("/" + "x" * 5000)})
+    levels = {finding.check: finding.level for finding in examine(current)}
+    assert levels["state"] == "missing"
+
+
+def test_a_refused_setting_stops_the_node_and_the_lead_takes_no_gpu() -> None:
+    """No worker is started again for ever; control and CPU workers see no GPU."""
+    current = Settings(_env_file=None)
+    lead = lead_specs(current, Path("schedule"))
+    for spec in [*lead, *worker_specs(current, own_devices(current))]:
+        assert spec.fatal_exit_codes == {EX_CONFIG}
+    assert {spec.name: spec.env.get("CUDA_VISIBLE_DEVICES") for spec in lead} == {
+        "control": "",
+        "cpu": "",
+        "beat": None,
+    }
+    assert EX_CONFIG == EXIT_SETTING
+
+
+def test_up_gives_up_a_redis_that_keeps_ending(tmp_path: Path) -> None:
+    """A data folder that Redis refuses: no restart for ever, one clear line."""
+    data = tmp_path / "redis" / "data"
+    data.mkdir(parents=True)
+    (data / "appendonly.aof").write_text("nonsense\n")
+    ran = run("up", "--devices", "cpu", env={"GPU_MESH_STATE_DIR": str(tmp_path)}, timeout_s=50)
+    assert ran.returncode == EXIT_FAILED, ran.stdout + ran.stderr
+    assert "redis-server ended instead of serving" in ran.stderr
+    assert "Traceback" not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(("level", "told"), [("INFO", 1), ("ERROR", 0)])
+def test_an_event_is_told_once(level: str, told: int, broker: str, tmp_path: Path) -> None:
+    """A death is one line of `worker`'s output; GPU_MESH_LOG_LEVEL leaves out what is below."""
+    log = tmp_path / "log"
+    env = {"GPU_MESH_LOG_LEVEL": level, "GPU_MESH_STATE_DIR": str(tmp_path), "GPU_MESH_BROKER_URL": broker}
+    with gpu_mesh("worker", "--devices", "cpu", log=log, ready="device", env=env) as node:
+        this = psutil.Process(node.pid)
+        (child,) = wait_for(lambda: [c for c in this.children() if "worker" in c.cmdline()], "the worker")
+        child.kill()
+        wait_for(lambda: any(c.pid != child.pid and "worker" in c.cmdline() for c in this.children()), "another")
+    assert log.read_text().count("cpu0 died") == told, log.read_text()
+
+
+@pytest.mark.parametrize("listen", ["::", "0.0.0.0"])
+def test_the_join_line_names_an_address_of_the_family_asked_for(listen: str) -> None:
+    """IPv6 in brackets, or this machine's name where it has no such address."""
+    host = reachable(listen)
+    assert (":" in host) == (listen == "::") or host == socket.gethostname()
+    assert f"@[{host}]:1/" in Address(host, 1, "x").url or ":" not in host

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 import psutil
-from processes import run
+import pytest
+from processes import gpu_mesh, run
+from waiting import wait_for
+
+from gpu_mesh.cli.demo import configure
+from gpu_mesh.settings import settings
+
+
+def folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("gpu-mesh-demo-*"))
 
 
 def test_the_demo_does_real_work_and_leaves_nothing() -> None:
@@ -24,3 +36,59 @@ def test_the_demo_does_real_work_and_leaves_nothing() -> None:
     assert len(re.findall(r"\? +0\.\d\d ", ran.stdout)) == 5
     assert {child.pid for child in ours(recursive=True)} <= before
     assert not list(Path(tempfile.gettempdir()).glob("gpu-mesh-demo-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_demo_that_is_killed_leaves_no_process(tmp_path: Path, number: int) -> None:
+    """N1: killed while its Redis and workers run; unless by SIGKILL it removes its folder too."""
+    before = folders()
+    with gpu_mesh("demo", log=tmp_path / "log", ready="Starting Redis") as demo:
+        this = psutil.Process(demo.pid)
+        wait_for(lambda: len(this.children(recursive=True)) > 4, "the mesh's processes", 60)
+        ours = this.children(recursive=True)
+        (folder,) = folders() - before
+        demo.send_signal(number)
+        demo.wait(60)
+        wait_for(lambda: not any(map(lives, ours)), "the end of the demo's processes", 60)
+    if number == signal.SIGKILL:
+        shutil.rmtree(folder)
+    else:
+        assert demo.returncode == 128 + number
+    assert folders() <= before
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_the_demo_keeps_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """N1: whatever broker, name or label the environment holds; hardware stays as the user says."""
+    theirs = {
+        "GPU_MESH_BROKER_URL": "redis://production",
+        "gpu_mesh_result_url": "redis://production",
+        "GPU_MESH_LABELS": "trust=owned",
+        "NODE_NAME": "production",
+        "GPU_MESH_NODE_NAME": "production",
+        "GPU_MESH_EMBED_CHUNK": "9",
+        "GPU_MESH_DEVICES": "fake:A40:48",
+    }
+    with monkeypatch.context() as patch:
+        for name, value in {**dict(os.environ), **theirs}.items():
+            patch.setenv(name, value)
+        (device,) = configure(tmp_path, None)
+        found = settings()
+    settings.cache_clear()
+    assert (found.broker_url, found.result_url, found.labels, found.state_dir) == (None, None, {}, tmp_path)
+    assert (device.gpu_type, device.worker) == ("A40", "gpu0@demo")
+
+
+def test_the_demo_reads_no_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """N1: a `.env` of the working folder names the production broker, and nonsense: neither matters."""
+    (tmp_path / ".env").write_text("GPU_MESH_BROKER_URL=redis://127.0.0.1:1\nGPU_MESH_NO_SUCH=1\n")
+    monkeypatch.chdir(tmp_path)
+    ran = run("demo", "--devices", "nonsense")
+    assert ran.returncode == 78
+    assert "GPU_MESH_DEVICES='nonsense'" in ran.stderr

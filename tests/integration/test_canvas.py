@@ -16,7 +16,8 @@ from two_gpus import A40, RTX_4090, purge, two_gpus
 from waiting import wait_for
 
 from gpu_mesh import app
-from gpu_mesh.errors import InvalidTask, Unschedulable
+from gpu_mesh.errors import InvalidTask
+from gpu_mesh.services import lookup
 from gpu_mesh.settings import settings
 from gpu_mesh.store.client import connect
 from gpu_mesh.tasks.embeddings import embeddings
@@ -189,11 +190,13 @@ def test_needs_decide_the_device():
     ],
 )
 def test_needs_that_fit_no_device(needs: dict[str, object], reasons: list[str]):
-    """P1, P2: Unschedulable, with every device's reason."""
-    with pytest.raises(Unschedulable) as caught:
-        at.apply_async(**needs).get(LIMIT_S)
+    """P1, P2: it waits, is reported with every device's reason, and blocks nobody."""
+    misfit = at.apply_async(**needs)
+    assert at.delay().get(LIMIT_S) in (A40, RTX_4090)
+    (waiting,) = [task for task in lookup.waiting_tasks(settings()) if task.id == misfit.id]
     for reason in reasons:
-        assert reason in str(caught.value)
+        assert reason in str(waiting.why)
+    assert lookup.cancel(app, settings(), misfit.id).was == "waiting"
 
 
 def test_by_name():

@@ -160,6 +160,41 @@ def test_an_empty_variable_is_none(read, name: str, value: str):
     assert getattr(read(**{PREFIX + name: value}), name.lower()) is None
 
 
+@pytest.mark.parametrize("name", [*(env_name(field) for field in Settings.model_fields), *PLAIN])
+def test_an_empty_variable_is_an_unset_one(read, shown, name: str):
+    """N2: for every setting and plain name: the default holds, and is named as the source."""
+    default = read()
+    assert read(f"{name}=\n", **{name: ""}) == default
+    assert shown(f"{name}=\n")[PLAIN.get(name, name)].source == "default"
+
+
+def test_an_empty_variable_hides_no_other(read, shown, refused):
+    """N2: neither the plain name beside it nor the file; a wrong value beside it is named."""
+    assert read(GPU_MESH_NODE_NAME="", NODE_NAME="plain").node_name == "plain"
+    assert read("GPU_MESH_EMBED_CHUNK=7\n", GPU_MESH_EMBED_CHUNK="").embed_chunk == 7
+    assert shown("GPU_MESH_EMBED_CHUNK=7\n")["GPU_MESH_EMBED_CHUNK"].source == ".env: GPU_MESH_EMBED_CHUNK"
+    assert refused(NODE_NAME="a b").field == "NODE_NAME"
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0", "::", "localhost", "192.0.2.7"])
+def test_what_redis_may_listen_on(read, listen: str):
+    """N1: an address of this machine, as `--listen` takes it."""
+    assert read(GPU_MESH_LISTEN=listen).listen == listen
+
+
+def test_a_file_that_may_not_be_seen_is_none():
+    """N1: in a folder this user may not enter `is_file` raises; so it does for a name too long."""
+    assert load("x" * 5000).devices == "auto"
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    """STYLE 18: one line, not a traceback."""
+    (tmp_path / ".env").write_bytes(b"GPU_MESH_LABELS=\xff\xfe\n")
+    with pytest.raises(InvalidSetting, match=r"UTF-8") as caught:
+        load(tmp_path / ".env")
+    assert caught.value.value == str(tmp_path / ".env")
+
+
 # What is refused
 
 
@@ -209,7 +244,6 @@ REFUSED = [
     ("PEAK_HOURS", "18:00-09:00", "start must come before the end"),
     ("PEAK_HOURS", "office hours", "HH:MM-HH:MM"),
     ("TIMEZONE", "Mars/Phobos", "Europe/Berlin"),
-    ("TIMEZONE", "", "Europe/Berlin"),
     ("TIMEZONE", "../../etc/passwd", "Europe/Berlin"),
     *((name, "localhost:6379", "redis://, rediss://, redis+socket://, sentinel://") for name in EMPTY[:2]),
     *((name, "amqp://h", "begins with redis://") for name in EMPTY[:2]),
@@ -243,7 +277,6 @@ REFUSED = [
     ("CPU_QUEUES", "mail,ai batch", "letters, digits"),
     ("CPU_QUEUES", "mail:3", "letters, digits"),
     ("NODE_NAME", "a b", "letters, digits, '.', '_' and '-', at most 63"),
-    ("NODE_NAME", "", "letters, digits"),
     ("NODE_NAME", "a@b", "letters, digits"),
     ("NODE_NAME", "x" * 64, "at most 63"),
     ("NODE_ROLE", "boss", "'lead' or 'compute'"),
@@ -258,7 +291,9 @@ REFUSED = [
     ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
     ("MAX_PAYLOAD_MB", "512", "less than or equal to 400 (MB)"),
     ("SUBMIT_TIMEOUT_S", "0", "greater than 0 (s)"),
-    ("STATE_DIR", "", "a folder"),
+    ("STATE_DIR", " ", "a folder"),
+    ("LISTEN", "lead.example", "0.0.0.0 for all of them, or localhost"),
+    ("LISTEN", "1.2.3", "an IP address"),
     ("INCLUDE", "shop tasks", "shop.tasks"),
     ("INCLUDE", "shop/tasks.py", "shop.tasks"),
 ]
@@ -337,7 +372,7 @@ def test_tls_with_an_authority(read):
 
 def test_no_cpu_queue_at_all(read):
     """Q6: an operator may want none."""
-    assert read(GPU_MESH_CPU_QUEUES="").cpu_queues == ()
+    assert read(GPU_MESH_CPU_QUEUES="none").cpu_queues == ()
 
 
 # What is shown

@@ -63,6 +63,32 @@ def test_hardware_asked_for_and_not_found_is_a_wrong_setting(spec: str, hint: st
     assert (caught.value.field, caught.value.value) == ("GPU_MESH_DEVICES", spec)
 
 
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [
+        ("1", ["gpu1"]),
+        ("2, 0", ["gpu0", "gpu2"]),
+        ("GPU-b", ["gpu1"]),
+        ("GPU-c1,GPU-a", ["gpu0", "gpu2"]),
+        ("0,9,1", ["gpu0"]),
+        ("GPU-", ["cpu0"]),
+        ("-1", ["cpu0"]),
+        ("", ["cpu0"]),
+    ],
+)
+def test_gpus_hidden_from_this_process_are_left_alone(visible: str, seen: list[str]) -> None:
+    """N1: `CUDA_VISIBLE_DEVICES` as CUDA reads it; names stay those of the whole machine."""
+    three = machine(Gpu(uuid="GPU-a1"), Gpu(uuid="GPU-b1"), Gpu(uuid="GPU-c1"))
+    assert names("auto", environ={"CUDA_VISIBLE_DEVICES": visible}, **three) == seen
+    assert names("auto", environ={}, **three) == ["gpu0", "gpu1", "gpu2"]
+
+
+def test_a_hidden_gpu_asked_for_by_name_is_a_wrong_setting() -> None:
+    """N1: the message names what hides it."""
+    with pytest.raises(InvalidSetting, match="CUDA_VISIBLE_DEVICES"):
+        detect("nvidia", node="n", environ={"CUDA_VISIBLE_DEVICES": ""}, **machine(Gpu()))
+
+
 def test_without_gpu_auto_is_a_cpu() -> None:
     """N2: GPU_ENABLED=false."""
     (device,) = detect("auto", node="n", gpu_enabled=False, **machine(Gpu(), mac=True))

@@ -1,0 +1,25 @@
+"""Whether a run's claim is still its worker's: a late result of a job that runs elsewhere by now is dropped."""
+
+from __future__ import annotations
+
+import os
+
+from gpu_mesh.errors import BrokerUnavailable
+from gpu_mesh.settings import settings
+from gpu_mesh.store import claims
+from gpu_mesh.store.client import mapped_errors, process_client
+
+__all__ = ["still_ours"]
+
+#: How long an answer may take, s.
+TIMEOUT_S = 5.0
+
+
+def still_ours(worker: str, tag: str) -> bool:
+    """Whether `worker` holds the claim. While Redis is away, as far as we know: nobody else can claim either."""
+    current = settings()
+    try:
+        with mapped_errors(current):
+            return claims.holds(process_client(os.getpid(), TIMEOUT_S), worker, tag)
+    except BrokerUnavailable:
+        return True

@@ -1,0 +1,196 @@
+"""kombu's Redis channel with two differences: messages to the mesh's queues are published by a script that wakes a
+device, and the channel of a worker's task consumer claims where kombu would pop (DESIGN §4, §5).
+
+A channel without a claimer is kombu's own in everything else: inspect, events and replies never see a claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from queue import Empty
+from time import monotonic
+from typing import Any, Protocol
+
+from kombu.transport import redis as stock
+from kombu.transport import virtual
+from kombu.utils.json import dumps, loads
+from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
+
+from gpu_mesh.domain.queues import Band, band_of
+from gpu_mesh.domain.requirements import REQUIREMENT_FIELDS
+from gpu_mesh.domain.scoring import mode_of
+from gpu_mesh.store import claims
+from gpu_mesh.store.claims import Claimed
+from gpu_mesh.store.scripts import script
+
+__all__ = ["Channel", "ClaimQoS", "ClaimSource", "SentinelChannel", "claim_with"]
+
+
+class ClaimSource(Protocol):
+    """What a channel needs of a worker's claimer (services/claimer.py)."""
+
+    worker: str
+
+    @property
+    def held(self) -> frozenset[str]: ...
+    def load(self) -> None: ...
+    def command(self, queues: Sequence[str]) -> list[str]: ...
+    def read(self, reply: Any) -> Claimed | None: ...
+    def pause(self) -> None: ...
+    def delay(self, claimed: Claimed, due: float) -> bool: ...
+    def ack(self, tag: str) -> None: ...
+    def hand_back(self, tag: str, *, counts: bool) -> None: ...
+    def bury(self, tag: str, why: str) -> None: ...
+
+
+class ClaimQoS(virtual.QoS):
+    """Acks and rejects go to the claimer, which outlives this connection; closing gives nothing back."""
+
+    restore_at_shutdown = False
+
+    def __init__(self, channel: Any, prefetch_count: int, claimer: ClaimSource, concurrency: int) -> None:
+        super().__init__(channel, prefetch_count)
+        self._claimer = claimer
+        self._concurrency = concurrency
+
+    def can_consume(self) -> bool:
+        """One claim a job the pool can run: a device's worker holds one."""
+        return len(self._claimer.held) < self._concurrency
+
+    def ack(self, delivery_tag: str) -> None:
+        self._claimer.ack(delivery_tag)
+        super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if requeue:
+            self._claimer.hand_back(delivery_tag, counts=True)
+        else:
+            self._claimer.bury(delivery_tag, "rejected by the worker: see its log")
+        super().ack(delivery_tag)
+
+    def restore_unacked(self) -> list[Any]:
+        self._delivered.clear()
+        return []
+
+
+class Channel(stock.Channel):
+    """Over TCP, TLS and unix sockets."""
+
+    from_transport_options = (*stock.Channel.from_transport_options, "mesh_queues")
+
+    #: Set for the task consumer's channel of a worker (`claim_with`).
+    claimer: ClaimSource | None = None
+    #: Queues whose messages the publishing script takes; a transport option.
+    mesh_queues: Sequence[str] = ()
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        if queue not in self.mesh_queues or kwargs.get("_publish_batch") is not None:
+            super()._put(queue, message, **kwargs)
+            return
+        headers, properties = message.get("headers") or {}, message["properties"]
+        mesh = headers.get("mesh")
+        mesh = mesh if isinstance(mesh, dict) and isinstance(mesh.get("needs"), dict) else None
+        priority = mesh.get("priority") if mesh else None
+        band = band_of(priority) if isinstance(priority, int) else Band.NORMAL
+        key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
+        # Without the free fields: whatever an application writes there makes no device fit or not.
+        given = mesh["needs"] if mesh else {}
+        needs = dumps({name: value for name, value in given.items() if name in REQUIREMENT_FIELDS})
+        tag, task_id = properties["delivery_tag"], str(headers.get("id") or "")
+        due = _due(headers)
+        with self.conn_or_acquire() as client:
+            if due is not None and claims.delay(client, key, dumps(message), tag, due):
+                return
+            script(client, "publish")(
+                args=[key, dumps(message), band.value, needs, tag, task_id, mode_of(band).value], client=client
+            )
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        if self.claimer is None:
+            super()._brpop_start(timeout)
+            return
+        queues = [queue for queue in self._active_queues if queue in self.active_queues]
+        if queues:
+            self._in_poll = self.client.connection
+            self._brpop_sent_at = monotonic()
+            self.client.connection.send_command(*self.claimer.command(queues))
+
+    def _brpop_read(self, **options: Any) -> bool:
+        if self.claimer is None:
+            return bool(super()._brpop_read(**options))
+        try:
+            claimed = self.claimer.read(self._claim_reply(self.claimer, **options))
+        finally:
+            self._in_poll = None
+        if claimed is None:
+            raise Empty
+        if self._closing:
+            self.claimer.hand_back(claimed.tag, counts=False)
+            raise Empty
+        self._deliver_claim(self.claimer, claimed)
+        return True
+
+    def _claim_reply(self, claimer: ClaimSource, **options: Any) -> Any:
+        try:
+            return self.client.parse_response(self.client.connection, "BRPOP", **options)
+        except NoScriptError:
+            claimer.load()
+        except ResponseError as exc:
+            stock.logger.error("claim refused by Redis: %s", exc, extra={"action": "claim_error"})
+            claimer.pause()
+        except self.connection_errors:
+            self.client.connection.disconnect()
+            raise
+        return None
+
+    def _deliver_claim(self, claimer: ClaimSource, claimed: Claimed) -> None:
+        try:
+            message = loads(claimed.envelope)
+            message["headers"][claims.CLAIM_HEADER] = {"worker": claimer.worker, "tag": claimed.tag}
+            due = _due(message["headers"])
+            if due is not None:
+                if claimer.delay(claimed, due):
+                    return
+                message["headers"]["eta"] = None  # else Celery puts it through its timer
+            message["properties"]["delivery_info"]["redelivered"] = claimed.deliveries > 1
+            self.connection._deliver(message, claimed.queue)
+        except (OSError, ConnectionError, TimeoutError):
+            # Not `connection_errors`, which holds KeyError. A claim that stayed held would be the worker's last one.
+            claimer.hand_back(claimed.tag, counts=True)
+            raise
+        except Exception as exc:  # noqa: BLE001  (whatever it is: a stock worker would die of such a message)
+            stock.logger.exception("message %s cannot be delivered", claimed.tag, extra={"action": "bury"})
+            claimer.bury(claimed.tag, f"cannot be delivered: {exc!r}")
+
+    def _poll_error(self, type: str, **options: Any) -> None:
+        if self.claimer is not None and type == "BRPOP":
+            # Not thrown away: a reply may be a claim.
+            self._brpop_read(**options)
+            return
+        super()._poll_error(type, **options)
+
+
+class SentinelChannel(Channel, stock.SentinelChannel):
+    """Through Sentinel."""
+
+    from_transport_options: tuple[str, ...] = (*stock.SentinelChannel.from_transport_options, "mesh_queues")
+
+
+def _due(headers: Mapping[str, Any]) -> float | None:
+    """When a message may run, s since the epoch; None for at once."""
+    eta = headers.get("eta")
+    if not isinstance(eta, str):
+        return None
+    try:
+        due = datetime.fromisoformat(eta)
+    except ValueError:
+        return None
+    return (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
+
+
+def claim_with(channel: Any, claimer: ClaimSource, concurrency: int) -> None:
+    """Make `channel` claim from now on, as the one task consumer's channel of a worker."""
+    claimer.load()
+    channel._qos = ClaimQoS(channel, channel.qos.prefetch_count, claimer, concurrency)
+    channel.claimer = claimer

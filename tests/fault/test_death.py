@@ -1,0 +1,85 @@
+"""Workers and their children die of SIGKILL (SPEC S3, F1; DESIGN §9): their jobs run elsewhere, nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+from bare_workers import Mesh
+from processes import gpu_mesh
+from waiting import wait_for
+
+#: A machine's job runs elsewhere within its lease and one renewal of another worker, s.
+LEASE_S = 2.0
+#: For a busy test machine, s.
+MARGIN_S = 3.0
+
+
+def _rerun(fleet: Mesh, task: str, since: float, timeout_s: float) -> float:
+    fleet.started(task, 2, timeout_s)
+    return time.monotonic() - since
+
+
+def test_the_job_of_a_dead_machine_runs_on_another(fleet: Mesh, record_property):
+    """F1: a worker without a supervisor dies mid-job; its lease ends, another worker runs the job, once."""
+    one, two = fleet.workers("n1", "n2", GPU_MESH_LEASE_TTL_S=f"{LEASE_S:g}")
+    task = fleet.hold(fleet.folder / "gate", queue="customer")
+    first = fleet.started(task)
+    victim, other = (one, two) if first == one.name else (two, one)
+    killed = time.monotonic()
+    victim.kill()
+
+    took = _rerun(fleet, task, killed, LEASE_S * 1.2 + MARGIN_S)
+
+    record_property("failover_machine_s", round(took, 2))
+    assert fleet.ledger.starts(task)[1].worker == other.name
+    (fleet.folder / "gate").unlink()
+    fleet.ended(task)
+    fleet.settled()
+    assert fleet.ledger.ends() == {task: 1}
+
+
+def test_the_job_of_a_dead_child_runs_again(fleet: Mesh, record_property):
+    """F1: only the pool child dies; its parent gives the job back and stays."""
+    [worker] = fleet.workers("n1")
+    task = fleet.hold(fleet.folder / "gate", queue="customer")
+    fleet.started(task)
+    killed = time.monotonic()
+    os.kill(fleet.ledger.starts(task)[0].pid, signal.SIGKILL)
+
+    took = _rerun(fleet, task, killed, 2.0 + MARGIN_S)
+
+    record_property("failover_child_s", round(took, 2))
+    (fleet.folder / "gate").unlink()
+    fleet.ended(task)
+    fleet.settled()
+    assert worker.alive()
+    assert worker.readies() == 1
+    assert fleet.ledger.ends() == {task: 1}
+
+
+def test_the_job_of_a_supervised_worker_runs_again(fleet: Mesh, record_property):
+    """F1: a supervisor sees its worker die; the lease (10 s) is not waited for."""
+    log = fleet.folder / "node.log"
+    devices = "fake:RTX 4090:24,fake:A40:40"
+    with gpu_mesh(
+        "worker", "--devices", devices, log=log, ready="gpu1@pair ready", env=fleet.env(NODE_NAME="pair")
+    ) as process:
+        wait_for(lambda: "gpu0@pair ready" in log.read_text(), "both workers")
+        task = fleet.hold(fleet.folder / "gate", queue="customer")
+        fleet.started(task)
+        parent = psutil.Process(fleet.ledger.starts(task)[0].pid).ppid()
+        killed = time.monotonic()
+        os.kill(parent, signal.SIGKILL)
+
+        took = _rerun(fleet, task, killed, 9.0)
+
+        record_property("failover_supervised_s", round(took, 2))
+        (fleet.folder / "gate").unlink()
+        fleet.ended(task)
+        fleet.settled()
+        assert fleet.ledger.ends() == {task: 1}
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
