@@ -12,7 +12,17 @@ import redis
 
 from gpu_mesh.store import keys
 
-__all__ = ["KEPT", "clear_running", "finished", "running", "task_finished", "task_left", "task_lost", "task_started"]
+__all__ = [
+    "KEPT",
+    "clear_node",
+    "clear_running",
+    "finished",
+    "running",
+    "task_finished",
+    "task_left",
+    "task_lost",
+    "task_started",
+]
 
 #: How many finished tasks are remembered.
 KEPT = 10_000
@@ -47,9 +57,17 @@ def task_finished(client: redis.Redis, entry: dict[str, Any]) -> None:
 
 def clear_running(client: redis.Redis, worker: str) -> None:
     """A worker that starts runs nothing yet, whatever its predecessor left."""
-    left = [entry["id"] for entry in running(client) if entry["worker"] == worker]
-    if left:
-        client.hdel(keys.RUNNING, *left)
+    _clear(client, [entry["id"] for entry in running(client) if entry["worker"] == worker])
+
+
+def clear_node(client: redis.Redis, node: str) -> None:
+    """A node that is forgotten runs nothing any more."""
+    _clear(client, [entry["id"] for entry in running(client) if str(entry["worker"]).rpartition("@")[2] == node])
+
+
+def _clear(client: redis.Redis, task_ids: list[str]) -> None:
+    if task_ids:
+        client.hdel(keys.RUNNING, *task_ids)
 
 
 def running(client: redis.Redis) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import redis
 from gpu_mesh.domain.queues import list_names
 from gpu_mesh.store import keys
 
-__all__ = ["Waiting", "delayed", "depths", "remove", "remove_delayed", "waiting"]
+__all__ = ["Waiting", "delayed", "depths", "purge_delayed", "remove", "remove_delayed", "waiting"]
 
 #: Messages read from Redis at a time.
 PAGE = 200
@@ -63,13 +63,18 @@ def delayed(client: redis.Redis) -> Iterator[tuple[Waiting, float]]:
         held = client.hmget(keys.LATER, [tag for tag, _ in page])
         for index, ((_, due), text) in enumerate(zip(page, held, strict=True)):
             if text is not None:
-                name, _, raw = str(text).partition("\n")
+                name, _, raw = _text(text).partition("\n")
                 yield Waiting(keys.queue_of(name), start + index, raw, _headers(raw)), due
         start += PAGE
 
 
+def _text(value: object) -> str:
+    """A reply as text: kombu's clients do not decode theirs."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def _scored(pairs: Any) -> list[tuple[str, float]]:
-    return [(str(member), float(score)) for member, score in pairs]
+    return [(_text(member), float(score)) for member, score in pairs]
 
 
 def remove_delayed(client: redis.Redis, message: Waiting) -> bool:
@@ -79,6 +84,11 @@ def remove_delayed(client: redis.Redis, message: Waiting) -> bool:
     pipe.zrem(keys.DELAYED, tag)
     pipe.hdel(keys.LATER, tag)
     return bool(pipe.execute()[0])
+
+
+def purge_delayed(client: redis.Redis, queue: str) -> int:
+    """Drop a queue's messages whose time has not come; how many."""
+    return sum(remove_delayed(client, message) for message, _ in list(delayed(client)) if message.queue == queue)
 
 
 def remove(client: redis.Redis, message: Waiting) -> bool:

@@ -6,7 +6,7 @@ from celery import shared_task
 
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.settings import settings
-from gpu_mesh.store import nodes
+from gpu_mesh.store import journal, nodes
 from gpu_mesh.store.client import connect, mapped_errors
 
 __all__ = ["forget_nodes"]
@@ -16,4 +16,7 @@ __all__ = ["forget_nodes"]
 def forget_nodes() -> list[str]:
     """Drop nodes that were silent for a week; returns their names."""
     with mapped_errors(settings()), connect(settings()) as client:
-        return nodes.forget_silent(client)
+        gone = nodes.forget_silent(client)
+        for name in gone:
+            journal.clear_node(client, name)
+    return gone

@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError, NoScriptError, ResponseError, Time
 from gpu_mesh.domain.queues import Band, band_of
 from gpu_mesh.domain.requirements import REQUIREMENT_FIELDS
 from gpu_mesh.domain.scoring import mode_of
-from gpu_mesh.store import claims
+from gpu_mesh.store import claims, queues
 from gpu_mesh.store.claims import Claimed
 from gpu_mesh.store.scripts import script
 
@@ -106,15 +106,22 @@ class Channel(stock.Channel):
                 args=[key, dumps(message), band.value, needs, tag, task_id, mode_of(band).value], client=client
             )
 
+    def _purge(self, queue: str) -> int:
+        count = int(super()._purge(queue))
+        if queue not in self.mesh_queues:
+            return count
+        with self.conn_or_acquire() as client:
+            return count + queues.purge_delayed(client, queue)
+
     def _brpop_start(self, timeout: float | None = None) -> None:
         if self.claimer is None:
             super()._brpop_start(timeout)
             return
-        queues = [queue for queue in self._active_queues if queue in self.active_queues]
-        if queues:
+        consumed = [queue for queue in self._active_queues if queue in self.active_queues]
+        if consumed:
             self._in_poll = self.client.connection
             self._brpop_sent_at = monotonic()
-            self.client.connection.send_command(*self.claimer.command(queues))
+            self.client.connection.send_command(*self.claimer.command(consumed))
 
     def _brpop_read(self, **options: Any) -> bool:
         if self.claimer is None:

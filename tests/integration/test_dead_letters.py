@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sample_tasks import add
 
+from gpu_mesh import app
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import dead_letters, lookup
 from gpu_mesh.settings import settings
@@ -74,3 +75,13 @@ def test_dropped(broker: str) -> None:
 def test_an_unknown_id_is_refused(broker: str) -> None:
     with pytest.raises(InvalidTask, match="gpu-mesh dead list"):
         dead_letters.drop(settings(), "nobody")
+
+
+def test_a_purge_takes_what_is_delayed_too(broker: str) -> None:
+    """`celery purge` empties a queue whole; other queues keep theirs."""
+    add.delay(1, 1)
+    add.apply_async((2, 2), countdown=600)
+    kept = add.apply_async((3, 3), countdown=600, business="revenue")
+    with app.connection_for_write() as connection:
+        assert connection.default_channel.queue_purge("internal") == 2
+    assert [(task.id, task.state) for task in lookup.waiting_tasks(settings())] == [(kept.id, "DELAYED")]
