@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import stock_ledger_app
 from bare_workers import Mesh
 from processes import START_S
 from waiting import wait_for
 
 COUNT = 50
+#: Not imported here: in its own processes it is the current app.
+STOCK_APP = Path(__file__).parents[1] / "support" / "stock_ledger_app.py"
 CPU_QUEUE = "rfa-reminders"
 
 
@@ -33,7 +34,7 @@ def _stock_worker(fleet: Mesh, queue: str) -> Iterator[Path]:
             stdout=out,
             stderr=subprocess.STDOUT,
             env=_env(fleet),
-            cwd=Path(stock_ledger_app.__file__).parent,
+            cwd=STOCK_APP.parent,
             start_new_session=True,
         )
     try:
@@ -46,7 +47,7 @@ def _stock_worker(fleet: Mesh, queue: str) -> Iterator[Path]:
 
 
 def _stock_send(fleet: Mesh, queue: str) -> list[str]:
-    argv = [sys.executable, stock_ledger_app.__file__, queue, str(COUNT), str(fleet.ledger.path)]
+    argv = [sys.executable, str(STOCK_APP), queue, str(COUNT), str(fleet.ledger.path)]
     sent = subprocess.run(argv, env=_env(fleet), capture_output=True, text=True, timeout=START_S, check=True)
     return sent.stdout.split()
 
