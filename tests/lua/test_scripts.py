@@ -126,15 +126,26 @@ def test_publish_wakes_the_best_idle_worker_alone(client):
     first = devices[0].worker
     tag = new_tag()
     assert publish(client, "internal", Band.NORMAL, {}, tag) == first  # nobody judged yet: who is idle longest
+    woken = client.keys("gpumesh:wake:*")
+    assert sorted(woken) == [f"gpumesh:wake:gpu{i}@node" for i in range(4)]
+    client.delete(*woken)
     devices[0].claim()
     for i, device in enumerate(devices):
         claims.rank(client, device.worker, "1", {"normal": i / 300})
     assert publish(client, "internal", Band.NORMAL, {}, new_tag()) == "gpu299@node"
-    assert sorted(client.keys("gpumesh:wake:*")) == ["gpumesh:wake:gpu0@node", "gpumesh:wake:gpu299@node"]
+    assert sorted(client.keys("gpumesh:wake:*")) == ["gpumesh:wake:gpu299@node"]
     client.zremrangebyrank("gpumesh:idle", 0, -1)
     client.zadd("gpumesh:idle", {"gpu7@node": 1})
     assert publish(client, "internal", Band.NORMAL, {}, new_tag()) == "gpu7@node"
     assert publish(client, "internal", Band.NORMAL, {}, new_tag()) == ""
+
+
+def test_publish_wakes_who_has_not_judged_while_the_others_work(client):
+    """S4: no idle device while fitting work waits: one that never met these needs is woken to judge them."""
+    busy, fresh = Device(client, "gpu0@node").start(), Device(client, "gpu1@node").start()
+    assert fresh.claim() is None
+    claims.rank(client, busy.worker, "1", {"normal": 1.0})
+    assert publish(client, "internal", Band.NORMAL, {}, new_tag()) == fresh.worker
 
 
 def test_a_full_redis_refuses_publishing_and_lets_work_finish(client, device):

@@ -4,7 +4,7 @@
 -- ARGV[3]  band                   ARGV[4]  needs as JSON
 -- ARGV[5]  delivery tag           ARGV[6]  task id
 -- ARGV[7]  mode of placement: critical, normal or low
--- returns  the worker woken, or ""
+-- returns  the worker woken (of several the one idle longest), or ""
 --
 -- gpumesh:fit:<needs>:<mode>  zset  worker → its node score for such a task
 -- gpumesh:wake:<worker>       list  what an idle worker waits on
@@ -15,6 +15,8 @@
 local IDLE = P .. 'idle'
 -- Ranked workers looked at in one go.
 local PAGE = 100
+-- Workers woken where none of the idle is known to fit.
+local UNJUDGED = 4
 
 local list = ARGV[1]
 local len = call('LPUSH', list, ARGV[2])
@@ -46,6 +48,8 @@ while true do
   end
   from = from + PAGE
 end
--- Needs nobody has judged yet: whoever is idle longest judges them.
-if from == 0 then return wake(call('ZRANGE', IDLE, 0, 0)[1]) end
-return ''
+-- None of the idle has judged these needs to fit it: those idle longest look. One that finds nothing is idle anew, so
+-- the next publish wakes others.
+local longest = call('ZRANGE', IDLE, 0, UNJUDGED - 1)
+for i = 1, #longest do wake(longest[i]) end
+return longest[1]
