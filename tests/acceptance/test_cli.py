@@ -19,9 +19,11 @@ from gpu_mesh.cli import EXIT_BROKER, EXIT_FAILED, EXIT_SETTING, EXIT_TIMEOUT, E
 from gpu_mesh.cli.doctor import examine
 from gpu_mesh.cli.run import reachable
 from gpu_mesh.cli.submit import progress_of
+from gpu_mesh.errors import PayloadTooLarge
 from gpu_mesh.services import lookup
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store.embedded import Address
+from workers.gpu import celery_argv
 from workers.node import lead_specs, own_devices, worker_specs
 from workers.process import EX_CONFIG
 
@@ -340,3 +342,29 @@ def test_the_join_line_names_an_address_of_the_family_asked_for(listen: str) -> 
     host = reachable(listen)
     assert (":" in host) == (listen == "::") or host == socket.gethostname()
     assert f"@[{host}]:1/" in Address(host, 1, "x").url or ":" not in host
+
+
+def test_a_payload_too_large_is_refused_by_name_too(broker: str) -> None:
+    """`send_task` has the limit of `.delay()`."""
+    with pytest.raises(PayloadTooLarge, match="GPU_MESH_MAX_PAYLOAD_MB"):
+        app.send_task("somewhere.else", ["x" * 50_000_000])
+    assert list(lookup.waiting_tasks(settings())) == []
+
+
+def test_cancel_names_a_broker_that_is_down(free_port: int) -> None:
+    """The result backend's own words are a traceback."""
+    ran = run("cancel", "x", env={"GPU_MESH_BROKER_URL": f"redis://127.0.0.1:{free_port}/0"}, timeout_s=30)
+    assert ran.returncode == EXIT_BROKER, ran.stderr
+    assert f"127.0.0.1:{free_port}" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_an_application_may_have_a_module_named_workers(tmp_path: Path) -> None:
+    """The processes of a mesh load ours, and find the application's other modules all the same."""
+    for name in ("workers", "beat_schedule"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the application\\'s own')\n")
+    ran = subprocess.run(
+        celery_argv("worker", "--help"), capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "--hostname" in ran.stdout

@@ -18,7 +18,7 @@ from gpu_mesh.errors import InvalidTask, ModelNotFound
 from gpu_mesh.services import lookup
 from gpu_mesh.settings import settings
 from gpu_mesh.tasks.base import PROGRESS
-from gpu_mesh.tasks.embeddings import embeddings
+from gpu_mesh.tasks.embeddings import embed_part, embeddings
 
 #: How long any of these may take, s.
 LIMIT_S = 30
@@ -133,3 +133,18 @@ def test_wrong_types(arguments: dict[str, object], field: str):
     with pytest.raises(InvalidTask) as caught:
         embeddings.apply_async(kwargs=arguments).get(LIMIT_S)
     assert caught.value.field == field
+
+
+def test_ten_thousand_texts_come_back():
+    """What the parts send on is far over the payload limit of a submit: work done is not refused for its size."""
+    found = embeddings.apply_async([texts(10_000)], {"encoding": "base64"}).get(90)
+    assert found["count"] == 10_000
+    assert len(found["vectors"]) > settings().max_payload_mb * 1_000_000
+
+
+def test_progress_never_hides_a_failure():
+    """A part that ends after another one has failed the whole leaves the whole failed."""
+    whole = "the-whole-task"
+    app.backend.store_result(whole, ValueError("a part failed"), states.FAILURE)
+    embed_part.delay(texts(3), None, whole, 100).get(LIMIT_S)
+    assert app.AsyncResult(whole).state == states.FAILURE
