@@ -27,8 +27,9 @@ check: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python docs/generate.py --check
 
+# Some of them: make bench ONLY="failover storm"
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ONLY)
 
 docs: $(STAMP)
 	$(BIN)/python docs/generate.py

@@ -10,8 +10,8 @@ from gpu_mesh.domain.queues import CONTROL_QUEUE
 __all__ = ["SCHEDULE"]
 
 SCHEDULE: dict[str, dict[str, Any]] = {
-    "forget-nodes": {
-        "task": "mesh.forget_nodes",
+    "tidy": {
+        "task": "mesh.tidy",
         "schedule": 3600.0,
         # Beat may catch up after a pause: one run is enough.
         "options": {"queue": CONTROL_QUEUE, "expires": 3600.0},

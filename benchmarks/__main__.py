@@ -1,26 +1,49 @@
-"""Runs every benchmark, prints a table, writes benchmarks/latest.json."""
+"""Runs the benchmarks, prints one table, writes benchmarks/latest.json: `python -m benchmarks [NAME …]`.
+
+Of several named ones only their rows are renewed there.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+import sys
+from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import against_stock
+from benchmarks import affinity, against_stock, claim_cost, failover, fleet, redis_restart, storm
+from benchmarks.rows import Rows, text
+from benchmarks.table import RESULTS, latest
 
-#: name → {value, unit, baseline, ratio}; baseline and ratio are null where stock Celery cannot.
-RESULTS = Path(__file__).parent / "latest.json"
+#: In the order of the table.
+BENCHMARKS: Mapping[str, Callable[[], Rows]] = {
+    "against_stock": against_stock.run,
+    "claim_cost": claim_cost.run,
+    "failover": failover.run,
+    "storm": storm.run,
+    "redis_restart": redis_restart.run,
+    "affinity": affinity.run,
+    "fleet": fleet.run,
+}
 
 
-def main() -> None:
-    """Run, print, write."""
-    found = against_stock.run()
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
-    print(f"{'name':<20}{'value':>12} {'unit':<10}{'stock':>12}{'ratio':>8}")
-    for name, row in found.items():
-        print(f"{name:<20}{row['value']:>12.2f} {row['unit']:<10}{row['baseline']:>12.2f}{row['ratio']:>8.2f}")
+def main(names: Sequence[str]) -> int:
+    """Run, print, write; the exit status: 1 when one failed, 2 when there is none of that name."""
+    unknown = set(names) - BENCHMARKS.keys()
+    if unknown:
+        print(f"no benchmark {', '.join(sorted(unknown))}: give some of {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    rows, failed = latest() if names else {}, []
+    for name in names or BENCHMARKS:
+        print(f"{name} … (load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores)", flush=True)
+        try:
+            rows |= BENCHMARKS[name]()
+        except Exception as exc:  # noqa: BLE001  (the others' figures are worth having)
+            print(f"{name} failed: {exc!r}", file=sys.stderr, flush=True)
+            failed.append(name)
+        RESULTS.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    print(text(rows))
+    return bool(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

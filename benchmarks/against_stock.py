@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.processes import environment
+from benchmarks.rows import Rows, row, text
 from gpu_mesh.store.embedded import EmbeddedRedis
 
 #: Turns of each side.
@@ -20,8 +21,8 @@ QUEUES = "revenue,customer,ai-realtime,internal,ai-batch"
 SIDES = ("stock", "mesh")
 
 
-def run() -> dict[str, dict[str, object]]:
-    """Name → {value, unit, baseline, ratio}."""
+def run() -> Rows:
+    """Medians of ROUNDS turns."""
     samples: dict[str, dict[str, list[float]]] = {side: {} for side in SIDES}
     with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder)) as server:
         server.prepare()
@@ -35,18 +36,11 @@ def run() -> dict[str, dict[str, object]]:
                     for name, value in measure(side, databases[side], folder).items():
                         samples[side].setdefault(name, []).append(value)
     units = {"idle_dispatch_p50": "ms", "idle_dispatch_p99": "ms", "noop_throughput": "tasks/s", "publish_cost": "ms"}
-    found: dict[str, dict[str, object]] = {}
+    found: Rows = {}
     for name, unit in units.items():
         ours, theirs = (statistics.median(samples[side][name]) for side in ("mesh", "stock"))
-        found[name] = {"value": ours, "unit": unit, "baseline": theirs, "ratio": ours / theirs}
+        found[name] = row(ours, unit, theirs)
     return found
-
-
-def environment(side: str, url: str, folder: str) -> dict[str, str]:
-    """What a process of a side needs."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("GPU_MESH_")}
-    ours = {"GPU_MESH_BROKER_URL": url, "GPU_MESH_INCLUDE": "benchmarks.tasks", "GPU_MESH_STATE_DIR": folder}
-    return env | {"BENCH_BROKER": url} | (ours if side == "mesh" else {})
 
 
 @contextmanager
@@ -72,3 +66,7 @@ def measure(side: str, url: str, folder: str) -> dict[str, float]:
         command, env=environment(side, url, folder), capture_output=True, text=True, timeout=120, check=True
     )
     return dict(json.loads(ran.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    print(text(run()))

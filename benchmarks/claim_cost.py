@@ -1,23 +1,30 @@
 """Server time of claim.lua and publish.lua, µs: `python -m benchmarks.claim_cost` (DESIGN §10).
 
-A Redis of its own; five queues with messages of five different needs, three of which the device meets.
+    claim_us_N               a claim with N messages waiting: five queues, five needs, three of which the device meets
+    claim_us_misfits_10000   a claim with 10 000 messages ahead of the one that fits, all of two needs
+    claim_us_misfits_kinds   likewise, 1 000 messages, each with needs of its own
+    publish_us_idle_1000     a publish while 1 000 workers are idle
+    empty_script_us          a script that does nothing: what to scale the others by
+
+A Redis of its own. Figures are medians of SAMPLES means of what Redis's slow log says.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import statistics
 import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import redis
 
-from gpu_mesh.domain.claim import Rules
+from benchmarks.asking import Asker
+from benchmarks.rows import Rows, row, text
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.domain.scoring import Mode
 from gpu_mesh.store import claims
@@ -26,10 +33,20 @@ from gpu_mesh.store.scripts import script
 
 WORKER = "gpu0@node"
 NEEDS = [json.dumps({"memory_gb": gb}) for gb in (1, 2, 4, 48, 80)]
-#: Numbers of the needs the device meets: the store counts from 1.
-FITS, MISFITS = frozenset("123"), frozenset("45")
+#: What the device offers, GB.
+MEMORY_GB = 40
 BACKLOGS = (10, 10_000, 100_000)
-CLAIMS, IDLE_WORKERS, PUBLISHES = 2000, 1000, 500
+#: Misfits ahead of one message that fits: of two kinds, and each of a kind of its own.
+MISFITS, MISFIT_KINDS = 10_000, 1_000
+SAMPLES = 5
+#: Calls of a sample.
+CLAIMS, MISFIT_CLAIMS, IDLE_WORKERS, PUBLISHES = 400, 40, 1000, 200
+#: Publishes sent in one go.
+BATCH = 500
+#: Calls that the slow log keeps: more than a sample makes.
+LOGGED = 20_000
+#: A claim is a call of the first, and now and then one of the second too.
+CLAIM = ("claim", "look")
 
 
 @contextmanager
@@ -56,76 +73,159 @@ def envelope(queue: str, needs: str, tag: str) -> str:
     return json.dumps({"body": "x" * 300, "headers": headers, "properties": properties})
 
 
-def publish(client: redis.Redis, count: int) -> None:
-    """`count` messages over all queues and needs."""
-    call = script(client, "publish")
-    for i in range(count):
-        queue, needs, tag = GPU_QUEUES[i % 5], NEEDS[i // 5 % 5], str(uuid.uuid4())
-        call(args=[f"{queue}:6", envelope(queue, needs, tag), "normal", needs, tag, tag, "normal"])
+def publish_one(client: redis.Redis, queue: str, needs: str, tag: str) -> None:
+    """A message as the transport publishes it; into a pipeline where `client` is one."""
+    arguments = [f"{queue}:6", envelope(queue, needs, tag), "normal", needs, tag, tag, "normal"]
+    script(client, "publish")(args=arguments, client=client)
 
 
-def server_us(client: redis.Redis) -> float:
-    """Mean of EVALSHA since the statistics were reset."""
-    return float(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"])
+def publish(client: redis.Redis, count: int, kinds: Sequence[str] = NEEDS) -> None:
+    """`count` messages over all queues and kinds of needs."""
+    for start in range(0, count, BATCH):
+        pipe = client.pipeline(transaction=False)
+        for i in range(start, min(start + BATCH, count)):
+            publish_one(pipe, GPU_QUEUES[i % 5], kinds[i // 5 % len(kinds)], str(uuid.uuid4()))
+        pipe.execute()
+
+
+def served_us(client: redis.Redis, names: Sequence[str], calls: Callable[[], None]) -> float:
+    """Server time of all calls of some scripts that `calls` makes, µs."""
+    shas = [str(script(client, name).sha) for name in names]
+    client.config_set("slowlog-max-len", LOGGED)
+    client.slowlog_reset()
+    client.config_set("slowlog-log-slower-than", 0)
+    calls()
+    client.config_set("slowlog-log-slower-than", -1)
+    entries = client.slowlog_get(LOGGED)
+    assert len(entries) < LOGGED
+    called = [(str(entry["command"]).split(" "), float(entry["duration"])) for entry in entries]
+    return sum(took for words, took in called if len(words) > 1 and words[1] in shas)
+
+
+class Claimer:
+    """Claims as a worker's does: judges needs by MEMORY_GB when asked to."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._asker = Asker(WORKER)
+        claims.renew(client, WORKER, 3600.0, anew=True)
+        claims.load(client)
+
+    @property
+    def fits(self) -> set[str]:
+        """Numbers of the needs it fits."""
+        return self._asker.fits
+
+    @property
+    def misfits(self) -> set[str]:
+        """And of those it does not."""
+        return self._asker.misfits
+
+    def ask(self) -> claims.ClaimReply:
+        """One claim."""
+        reply = self._asker.read(self._client.execute_command(*self._asker.command()))
+        if isinstance(reply, claims.Unjudged):
+            for number, needs in reply.needs.items():
+                fits = json.loads(needs)["memory_gb"] <= MEMORY_GB
+                (self._asker.fits if fits else self._asker.misfits).add(number)
+        return reply
+
+    def take(self) -> None:
+        """Claim until there is one, and let it go."""
+        while not isinstance(reply := self.ask(), claims.Claimed):
+            assert not isinstance(reply, claims.Refused | claims.Idle), reply
+        claims.ack(self._client, WORKER, reply.tag)
+
+    def exhaust(self) -> None:
+        """Claim until there is nothing for it, and all is judged."""
+        while not isinstance(reply := self.ask(), claims.Idle):
+            if isinstance(reply, claims.Claimed):
+                claims.ack(self._client, WORKER, reply.tag)
 
 
 def claim_us(client: redis.Redis, backlog: int) -> float:
-    """Mean server time of a claim with about that many messages waiting."""
+    """A claim with about that many messages waiting."""
     client.flushall()
     publish(client, backlog)
-    claims.renew(client, WORKER, 3600.0, anew=True)
-    claims.load(client)
-    claimant = claims.Claimant(WORKER, "node", GPU_QUEUES, frozenset(), FITS, MISFITS, frozenset(), FITS)
-    arguments = claims.claim_arguments(claimant, Rules())
-    client.config_resetstat()
-    total, calls = 0.0, 0
-    while calls < CLAIMS:
-        for _ in range(max(1, min(backlog // 5, CLAIMS))):
-            reply = claims.read_reply(client.evalsha(claims.claim_sha(client), 0, *arguments))
-            assert isinstance(reply, claims.Claimed), reply
-            client.hdel(f"gpumesh:claims:{WORKER}", reply.tag)
-            calls += 1
-        total += server_us(client) * client.info("commandstats")["cmdstat_evalsha"]["calls"]
-        if calls < CLAIMS:
-            client.flushall()
-            publish(client, backlog)
-            claims.renew(client, WORKER, 3600.0, anew=True)
-        client.config_resetstat()
-    return total / calls
+    claimer = Claimer(client)
+    step = max(1, min(backlog // 5, CLAIMS))
+
+    def some() -> None:
+        for _ in range(step):
+            claimer.take()
+
+    def many() -> None:
+        for _ in range(CLAIMS // step):
+            some()
+            # Only what fits was taken.
+            publish(client, step, NEEDS[:3])
+
+    some()
+    return statistics.median(served_us(client, CLAIM, many) / (CLAIMS // step * step) for _ in range(SAMPLES))
+
+
+def misfits_us(client: redis.Redis, count: int, kinds: Sequence[str]) -> float:
+    """A claim with `count` misfits ahead of the one message that fits."""
+    client.flushall()
+    publish(client, count, kinds)
+    claimer = Claimer(client)
+    claimer.exhaust()
+
+    def one_by_one() -> None:
+        for i in range(MISFIT_CLAIMS):
+            publish_one(client, GPU_QUEUES[i % 5], NEEDS[0], str(uuid.uuid4()))
+            claimer.take()
+
+    one_by_one()
+    return statistics.median(served_us(client, CLAIM, one_by_one) / MISFIT_CLAIMS for _ in range(SAMPLES))
 
 
 def publish_us(client: redis.Redis) -> float:
-    """Mean server time of a publish while workers are idle."""
+    """A publish while workers are idle: each claimed, found nothing and waits to be woken."""
     client.flushall()
-    publish(client, 5)
-    for i in range(IDLE_WORKERS):
-        for needs in "12345":
-            claims.rank(client, f"gpu{i}@node", needs, {mode.value: i / IDLE_WORKERS for mode in Mode})
-    client.zadd("gpumesh:idle", {f"gpu{i}@node": i for i in range(IDLE_WORKERS)})
-    client.config_resetstat()
-    publish(client, PUBLISHES)
-    return server_us(client)
+    publish(client, len(NEEDS) * 5)
+    judge = Claimer(client)
+    judge.exhaust()
+    idle = [Asker(f"gpu{i}@node{i // 8}") for i in range(IDLE_WORKERS)]
+    for i, asker in enumerate(idle):
+        asker.fits, asker.misfits = judge.fits, judge.misfits
+        claims.renew(client, asker.worker, 3600.0, anew=True)
+        for needs in asker.fits:
+            claims.rank(client, asker.worker, needs, {mode.value: i / IDLE_WORKERS for mode in Mode})
+        reply: claims.ClaimReply = claims.Look("")
+        while isinstance(reply, claims.Look):
+            reply = asker.read(client.execute_command(*asker.command()))
+        assert isinstance(reply, claims.Idle), reply
+    count = PUBLISHES // SAMPLES
+    return statistics.median(
+        served_us(client, ["publish"], lambda: publish(client, count, NEEDS[:3])) / count for _ in range(SAMPLES)
+    )
 
 
 def empty_us(client: redis.Redis) -> float:
-    """Mean server time of a script that does nothing: what to scale the others by."""
+    """A script that does nothing."""
     sha = client.script_load("return 1")
+
+    def calls() -> None:
+        for _ in range(CLAIMS):
+            client.evalsha(sha, 0)
+
     client.config_resetstat()
-    for _ in range(CLAIMS):
-        client.evalsha(sha, 0)
-    return server_us(client)
+    calls()
+    return float(client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"])
 
 
-def main() -> None:
-    """Print name, value and unit."""
+def run(backlogs: Sequence[int] = BACKLOGS) -> Rows:
+    """All of them."""
+    two, many = NEEDS[3:], [json.dumps({"memory_gb": 48 + i / 100}) for i in range(MISFIT_KINDS)]
     with server() as client:
-        rows = [("empty_script_us", empty_us(client), "µs")]
-        rows += [(f"claim_us_{backlog}", claim_us(client, backlog), "µs") for backlog in BACKLOGS]
-        rows += [(f"publish_us_idle_{IDLE_WORKERS}", publish_us(client), "µs")]
-        rows += [("load_1min", os.getloadavg()[0], "processes")]
-    for name, value, unit in rows:
-        print(f"{name:24} {value:10.1f} {unit}")
+        rows = {"empty_script_us": row(empty_us(client), "µs")}
+        rows |= {f"claim_us_{backlog}": row(claim_us(client, backlog), "µs") for backlog in backlogs}
+        rows[f"claim_us_misfits_{MISFITS}"] = row(misfits_us(client, MISFITS, two), "µs")
+        rows["claim_us_misfits_kinds"] = row(misfits_us(client, MISFIT_KINDS, many), "µs")
+        rows[f"publish_us_idle_{IDLE_WORKERS}"] = row(publish_us(client), "µs")
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    print(text(run()))

@@ -11,12 +11,14 @@ from gpu_mesh.domain.requirements import Fit, Requirements, fits
 from gpu_mesh.errors import MeshError
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.tasks.base import GpuTask
+from gpu_mesh.tasks.checkpointing import Preempted
 
 __all__ = [
     "Device",
     "Fit",
     "GpuTask",
     "MeshError",
+    "Preempted",
     "Requirements",
     "Settings",
     "__version__",

@@ -52,6 +52,7 @@ class MeshCelery(Celery):
     """Celery whose sends carry the `mesh` header, also by name, and whose broker errors name the address."""
 
     task_cls = "gpu_mesh.tasks.base:GpuTask"
+    control_cls = "gpu_mesh.services.revoking:Control"
     _checked_at = -math.inf
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:

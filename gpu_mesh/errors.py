@@ -3,6 +3,8 @@
     MeshError
     ├── InvalidValue            a field holds what it must not; also a ValueError
     │   ├── InvalidSetting      … in the environment, `.env` or on the command line
+    │   ├── InvalidCheckpoint   … in the state a task saves
+    │   │   └── CheckpointTooLarge
     │   └── InvalidTask         … in a task's options, refused in the caller before anything is sent
     │       ├── UnknownQueue
     │       ├── UnknownTaskType
@@ -25,10 +27,12 @@ from __future__ import annotations
 __all__ = [
     "BrokerRefused",
     "BrokerUnavailable",
+    "CheckpointTooLarge",
     "DeviceError",
     "EmbeddedRedisError",
     "EngineError",
     "EngineUnavailable",
+    "InvalidCheckpoint",
     "InvalidSetting",
     "InvalidTask",
     "InvalidValue",
@@ -74,6 +78,14 @@ class InvalidSetting(InvalidValue):
 
 class InvalidTask(InvalidValue):
     """A task's options are refused in the caller, before anything is sent."""
+
+
+class InvalidCheckpoint(InvalidValue):
+    """What a task would save is no JSON; nothing was saved."""
+
+
+class CheckpointTooLarge(InvalidCheckpoint):
+    """A state larger than `GPU_MESH_CHECKPOINT_MAX_MB`."""
 
 
 class UnknownQueue(InvalidTask):

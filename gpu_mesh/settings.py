@@ -210,6 +210,10 @@ class Settings(BaseSettings):
         default="auto",
     )
     labels: Labels = _setting("Labels of this node's devices, as `trust=owned,site=office`", default={})
+    models: Labels = _setting(
+        "Models that a device is kept for, as `gpu0=gemma4:e4b,gpu1=gemma4:12b|gemma4:27b`; one not named runs any",
+        default={},
+    )
     memory_margin_gb: float = _setting(
         "Device memory kept free of jobs", unit="GB", default=1.0, ge=0, le=1000, allow_inf_nan=False
     )
@@ -229,7 +233,11 @@ class Settings(BaseSettings):
     node_refresh_s: float = _setting("How often a node renews its registration", unit="s", default=5.0, gt=0, le=3600)
     node_ttl_s: float = _setting("Silence after which a node counts as offline", unit="s", default=20.0, gt=0, le=86400)
     stop_timeout_s: float = _setting(
-        "How long a stopping worker may finish its job", unit="s", default=60.0, ge=0, le=86400
+        "How long a stopping worker's job may go on; then it is ended and handed back",
+        unit="s",
+        default=60.0,
+        ge=0,
+        le=86400,
     )
 
     # Claims
@@ -258,6 +266,16 @@ class Settings(BaseSettings):
     max_payload_mb: float = _setting("Largest arguments of one task", unit="MB", default=10.0, gt=0, le=400)
     result_expires_s: float = _setting(
         "How long results are kept", unit="s", default=86_400.0, gt=0, le=LONGEST_EXPIRY_S
+    )
+    checkpoint_max_mb: float = _setting(
+        "Largest state that a task may save as its checkpoint, as JSON", unit="MB", default=1.0, gt=0, le=100
+    )
+    checkpoint_expires_s: float = _setting(
+        "How long the checkpoint of a task that does not end is kept",
+        unit="s",
+        default=604_800.0,
+        ge=1,
+        le=LONGEST_EXPIRY_S,
     )
     embed_chunk: int = _setting("Texts embedded in one piece; more are split", unit="texts", default=256, ge=1)
     peak_hours: Annotated[str, AfterValidator(_hours)] = _setting(

@@ -1,7 +1,8 @@
-"""Celery's consumer, but back soon after a Redis that was away."""
+"""Celery's consumer, but back soon after a Redis that was away, and telling when its event loop is left."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,17 @@ INTERVAL_START_S, INTERVAL_STEP_S, INTERVAL_MAX_S = 0.1, 0.1, 1.0
 
 class Consumer(consumer.Consumer):
     """What `worker_consumer` names."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loop: Callable[..., Any] = partial(self._turn, self.loop)
+
+    def _turn(self, loop: Callable[..., Any], *args: Any) -> None:
+        """Turn the event loop; while it is left, for a new connection or for good, it beats no more."""
+        try:
+            loop(*args)
+        finally:
+            self.controller.pulse.rest()
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes, with short pauses."""

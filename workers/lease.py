@@ -1,4 +1,8 @@
-"""A worker's sign of life: renewed by a thread of its parent, whatever its event loop is busy with (DESIGN §6)."""
+"""A worker's sign of life: renewed by a thread of its parent, whatever its event loop is busy with (DESIGN §6).
+
+But not for a loop that hangs, which would neither ack nor claim again: after one TTL without a turn the lease is left
+to run out. A loop that is connecting, stopping or waiting for a Redis that is away does not hang.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from gpu_mesh.errors import BrokerUnavailable
+from gpu_mesh.services.board import BOARD, now_ns
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import claims
 from gpu_mesh.store.client import connect, mapped_errors
+from workers.pulse import Pulse
 
 __all__ = ["Lease", "reap_now"]
 
@@ -20,8 +27,16 @@ logger = logging.getLogger(__name__)
 RENEWALS = 5
 #: How often a busy worker looks for delayed messages that are due, s.
 PROMOTE_EVERY_S = 0.5
+#: Part of the TTL at whose end the children ask Redis instead of trusting the lease.
+MARGIN = 0.1
 #: How long a supervisor may be held up by reaping, s.
 REAP_TIMEOUT_S = 1.0
+
+
+class Tick(Protocol):
+    """Called now and then; `tends`: the worker is the one that promotes for all."""
+
+    def __call__(self, *, tends: bool) -> None: ...
 
 
 class Lease:
@@ -32,15 +47,26 @@ class Lease:
     """
 
     def __init__(
-        self, settings: Settings, worker: str, *, on_tick: Callable[[], None], on_lost: Callable[[], None]
+        self,
+        settings: Settings,
+        worker: str,
+        *,
+        pulse: Pulse,
+        on_tick: Tick,
+        on_lost: Callable[[], None],
     ) -> None:
         self.worker = worker
         self._settings = settings
         self._every_s = settings.lease_ttl_s / RENEWALS
+        self._pulse = pulse
         self._on_tick = on_tick
         self._on_lost = on_lost
         self._client = connect(settings, timeout_s=self._every_s)
         self._begun = False
+        self._away = False
+        #: Whether it is this worker that reaps and promotes for all.
+        self._tends = False
+        self._hangs = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
@@ -58,8 +84,23 @@ class Lease:
     def _begin(self) -> None:
         with mapped_errors(self._settings):
             claims.reap(self._client, worker=self.worker, max_deliveries=self._settings.max_deliveries)
-            claims.renew(self._client, self.worker, self._settings.lease_ttl_s, anew=True)
+        self._extend(anew=True)
         self._begun = True
+
+    def _extend(self, *, anew: bool = False) -> bool:
+        """Renew, and tell the children until when they need not ask; False when the lease had ended."""
+        ttl_s = self._settings.lease_ttl_s
+        # Before it is sent: Redis counts from when it hears of it, which is later.
+        sent = now_ns()
+        with mapped_errors(self._settings):
+            renewal = claims.renew(self._client, self.worker, ttl_s, anew=anew)
+        self._tends = renewal is claims.Renewal.TENDS
+        if renewal is claims.Renewal.ENDED:
+            return False
+        if anew:
+            BOARD.lease_begun()
+        BOARD.lease_holds(sent + int(ttl_s * (1 - MARGIN) * 1e9))
+        return True
 
     def stop(self) -> None:
         """Give back what is still held and end the lease. The pool must have joined."""
@@ -76,26 +117,44 @@ class Lease:
         renewed = time.monotonic()
         while not self._stopping.wait(min(PROMOTE_EVERY_S, self._every_s)):
             try:
-                self._on_tick()
+                self._on_tick(tends=self._tends)
                 if time.monotonic() - renewed >= self._every_s or not self._begun:
                     renewed = time.monotonic()
-                    self._renew()
+                    self._keep()
             except BrokerUnavailable as exc:
+                self._away = True
                 logger.warning("lease not renewed: %s", exc, extra={"action": "lease"})
             except Exception:
                 logger.exception("lease not renewed", extra={"action": "lease"})
+
+    def _keep(self) -> None:
+        """Renew, but not for a loop that hangs."""
+        still_s = self._pulse.still_s
+        hangs = still_s > self._settings.lease_ttl_s and not self._away
+        if hangs:
+            with mapped_errors(self._settings):
+                self._client.ping()  # else it waits for Redis, as we do
+            if not self._hangs:
+                logger.error("event loop hangs for %.1f s: lease not renewed", still_s, extra={"action": "lease"})
+        else:
+            self._renew()
+            if self._away:
+                self._pulse.excuse()
+        self._away, self._hangs = False, hangs
 
     def _renew(self) -> None:
         if not self._begun:
             self._begin()
             return
-        with mapped_errors(self._settings):
-            if not claims.renew(self._client, self.worker, self._settings.lease_ttl_s):
-                logger.error("lease lost", extra={"action": "lease_lost"})
-                self._on_lost()
-                claims.renew(self._client, self.worker, self._settings.lease_ttl_s, anew=True)
-            for reaped in claims.reap(self._client, max_deliveries=self._settings.max_deliveries):
-                _log(reaped)
+        if not self._extend():
+            logger.error("lease lost", extra={"action": "lease_lost"})
+            BOARD.lease_ended()
+            self._on_lost()
+            self._extend(anew=True)
+        if self._tends:
+            with mapped_errors(self._settings):
+                for reaped in claims.reap(self._client, max_deliveries=self._settings.max_deliveries):
+                    _log(reaped)
 
 
 def reap_now(settings: Settings, worker: str) -> None:

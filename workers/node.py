@@ -40,6 +40,7 @@ def own_devices(settings: Settings) -> tuple[Device, ...]:
         node=settings.node_name,
         gpu_enabled=settings.gpu_enabled,
         labels=settings.labels,
+        models={name: listed.split("|") for name, listed in settings.models.items()},
         margin_gb=settings.memory_margin_gb,
         powers=settings.gpu_powers,
         costs=settings.gpu_costs,

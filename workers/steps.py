@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from celery import bootsteps
+from celery.concurrency import solo
+from celery.signals import worker_shutting_down
 from celery.worker import components
-from celery.worker.state import active_requests
+from celery.worker.state import reserved_requests
 
+from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.claimer import Claimer
 from gpu_mesh.services.placement import own_device
 from gpu_mesh.settings import settings
 from gpu_mesh.transport import claim_with
 from workers.lease import Lease
+from workers.pulse import Pulse
+from workers.request import MeshRequest
+from workers.stopping import STOP_REASON, StopLimit, interrupt_all
 
 __all__ = ["Claiming", "Leasing"]
 
 logger = logging.getLogger(__name__)
 
-#: How often the pool looks after its children, s; Celery's own 5 s would leave a killed job lying.
+#: How often the pool looks after its children, and the event loop beats, s; Celery's own 5 s would leave a killed job
+#: lying.
 WATCH_EVERY_S = 0.2
 
 
@@ -31,20 +39,49 @@ class Leasing(bootsteps.StartStopStep):
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self._lease: Lease | None = None
+        self._limit: StopLimit | None = None
 
     def start(self, worker: Any) -> None:
         """Begin the lease."""
-        worker.claimer = Claimer(settings(), worker.hostname, own_device())
+        current = settings()
+        BOARD.take()
+        worker.pulse = Pulse()
+        worker.claimer = Claimer(current, worker.hostname, own_device())
+        self._limit = StopLimit(current.stop_timeout_s, partial(interrupt_all, worker, STOP_REASON))
+        self._limit.start()
+        worker_shutting_down.connect(self._on_signal)
         self._lease = Lease(
-            settings(), worker.hostname, on_tick=worker.claimer.tick, on_lost=lambda: _drop_jobs(worker)
+            current,
+            worker.hostname,
+            pulse=worker.pulse,
+            on_tick=worker.claimer.tick,
+            on_lost=lambda: _drop_jobs(worker),
         )
         self._lease.start()
 
+    def _on_signal(self, how: str = "", **_: Any) -> None:
+        # The loop may be busy: jobs hear of it at once.
+        if how == "Warm" and self._limit is not None:
+            self._limit.begin()
+
+    def close(self, worker: Any) -> None:
+        """A stop begins, whatever caused it: no claim any more, jobs are asked to yield."""
+        if self._limit is not None:
+            worker.pulse.end()
+            self._limit.begin()
+
     def stop(self, worker: Any) -> None:
-        """End it. The pool has joined: it requires this step, so it stops before."""
-        if self._lease is not None:
-            worker.claimer.flush()
-            self._lease.stop()
+        """Give back what was not done, and end the lease. The pool has joined: requiring this step, it stops before."""
+        if self._lease is None or self._limit is None:
+            return
+        worker_shutting_down.disconnect(self._on_signal)
+        self._limit.end()
+        worker.claimer.flush()
+        for tag in worker.claimer.held:
+            # An operator's stop is not the message's fault.
+            worker.claimer.hand_back(tag, counts=False)
+        self._lease.stop()
+        BOARD.take()
 
     terminate = stop
 
@@ -67,20 +104,32 @@ class Claiming(bootsteps.StartStopStep):
         claim_with(c.task_consumer.channel, c.controller.claimer, c.pool.num_processes)
         c.on_decode_error = _reject_unreadable
         if c.hub is not None:
-            self._watch = c.hub.call_repeatedly(WATCH_EVERY_S, c.pool.maintain_pool)
+            self._watch = c.hub.call_repeatedly(WATCH_EVERY_S, _look, c)
+            _look(c)  # the loop, which turns next, may hang before the timer's first time
 
     def stop(self, c: Any) -> None:
         """Stop watching: the connection is gone, the next start watches again."""
+        c.controller.pulse.rest()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
 
 
+def _look(c: Any) -> None:
+    # A solo pool runs its jobs in the loop, which may then stand still for as long as they take.
+    if not isinstance(c.pool, solo.TaskPool):
+        c.controller.pulse.beat()
+    c.pool.maintain_pool()
+
+
 def _drop_jobs(worker: Any) -> None:
     """What runs is another's by now: end it before anything new is claimed."""
     worker.claimer.forget()
-    for request in tuple(active_requests):
-        request.terminate(worker.pool, signal="SIGKILL")
+    for request in tuple(reserved_requests):
+        if isinstance(request, MeshRequest):
+            request.drop(worker.pool)
+        else:
+            request.terminate(worker.pool, signal="SIGKILL")
 
 
 def _reject_unreadable(message: Any, exc: Exception) -> None:

@@ -10,15 +10,18 @@ from dataclasses import asdict, dataclass
 
 import click
 
+from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_FAILED
-from gpu_mesh.cli.output import console, json_option, print_json
+from gpu_mesh.cli.output import ago, confirm, console, json_option, print_json, yes_option
 from gpu_mesh.devices import detect
 from gpu_mesh.engines import get_engine
 from gpu_mesh.errors import BrokerUnavailable, MeshError
-from gpu_mesh.services import snapshot
+from gpu_mesh.services import leftovers, snapshot
 from gpu_mesh.settings import Settings, mask, settings
-from gpu_mesh.store.client import broker_url, check_broker
+from gpu_mesh.store import server
+from gpu_mesh.store.client import broker_url, connect, mapped_errors
 from gpu_mesh.store.embedded import find_server
+from gpu_mesh.store.redis_binary import MIN_VERSION
 
 __all__ = ["Finding", "doctor", "examine"]
 
@@ -38,25 +41,67 @@ class Finding:
 
 def examine(current: Settings) -> list[Finding]:
     """Run every check."""
-    return [_guarded(name, check, current) for name, check in _CHECKS]
+    findings: list[Finding] = []
+    for name, check in _CHECKS:
+        if name in _ASKING and any(found.check == "broker" and found.level == "missing" for found in findings):
+            findings.append(Finding(name, "note", "not known without a broker"))
+        else:
+            findings.append(_guarded(name, check, current))
+    return findings
 
 
 @click.command()
+@click.option("--mend", is_flag=True, help="Put back what stock Celery workers that are gone have left.")
+@click.option("--all", "take_all", is_flag=True, help="With --mend: whatever its age, whoever holds it.")
+@click.option(
+    "--older-than",
+    "older_than_s",
+    type=click.FloatRange(min=0),
+    default=leftovers.OLD_S,
+    show_default=True,
+    help="With --mend: only what was taken longer ago, s.",
+)
+@yes_option
 @json_option
-def doctor(as_json: bool) -> None:
-    """What is missing on this machine, and how to mend it. Exit code 1 when something is."""
+def doctor(mend: bool, take_all: bool, older_than_s: float, yes: bool, as_json: bool) -> None:
+    """What is missing on this machine, and how to mend it. Exit code 1 when something is.
+
+    --mend takes over what stock Celery workers took from the mesh's queues and never acknowledged: what was taken
+    longer ago than stock Celery's visibility timeout, and what no worker that answers says it has. With --all
+    everything: stop the stock workers first, or their tasks run twice.
+    """
     findings = examine(settings())
+    if not as_json:
+        _print(findings)
+    missing = any(finding.level == "missing" for finding in findings)
+    mended = _mend(take_all, older_than_s, yes, quiet=as_json) if mend and not missing else None
     if as_json:
-        print_json([asdict(finding) for finding in findings])
-    else:
-        marks = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "missing": "[red]missing[/]"}
-        for finding in findings:
-            console.print(f"{marks[finding.level]} {finding.check:<8} ", end="")
-            console.print(finding.found, markup=False, soft_wrap=True)
-            if finding.remedy:
-                console.print(f"{'':17}→ {finding.remedy}", markup=False, soft_wrap=True)
-    if any(finding.level == "missing" for finding in findings):
+        listed = [asdict(finding) for finding in findings]
+        print_json(listed if not mend else {"findings": listed, "put_back": mended})
+    if missing:
         raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _print(findings: list[Finding]) -> None:
+    marks = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "missing": "[red]missing[/]"}
+    for finding in findings:
+        console.print(f"{marks[finding.level]} {finding.check:<9} ", end="")
+        console.print(finding.found, markup=False, soft_wrap=True)
+        if finding.remedy:
+            console.print(f"{'':18}→ {finding.remedy}", markup=False, soft_wrap=True)
+
+
+def _mend(take_all: bool, older_than_s: float, yes: bool, *, quiet: bool) -> int:
+    """Put leftovers back, after a yes; how many."""
+    found = leftovers.look(app, settings(), older_than_s=older_than_s, take_all=take_all)
+    if not quiet:
+        click.echo(f"messages of stock Celery workers: {found}")
+    if not found.ready or not (yes or confirm(f"Put {len(found.ready)} back into their queues?")):
+        return 0
+    count = leftovers.put_back(settings(), found)
+    if not quiet:
+        click.echo(f"{count} put back")
+    return count
 
 
 def _guarded(name: str, check: Callable[[Settings], Finding], current: Settings) -> Finding:
@@ -80,11 +125,16 @@ def _redis(current: Settings) -> Finding:
 def _broker(current: Settings) -> Finding:
     shown = mask(broker_url(current))
     try:
-        check_broker(current)
+        with mapped_errors(current), connect(current, retries=0) as client:
+            version = server.version(client)
     except BrokerUnavailable as exc:
         level = "missing" if current.broker_url else "note"
         return Finding("broker", level, str(exc))
-    return Finding("broker", "ok", f"{shown} answers")
+    if version is not None and server.is_too_old(version):
+        least = ".".join(map(str, MIN_VERSION))
+        remedy = f"upgrade that server to {least} or newer, or unset GPU_MESH_BROKER_URL and use `gpu-mesh up`"
+        return Finding("broker", "missing", f"{shown} is Redis {version}; at least {least} is needed", remedy)
+    return Finding("broker", "ok", f"{shown} answers" + (f", Redis {version}" if version else ""))
 
 
 def _devices(current: Settings) -> Finding:
@@ -130,6 +180,21 @@ def _nodes(current: Settings) -> Finding:
     return Finding("nodes", "ok", f"online: {', '.join(online)}")
 
 
+def _leftovers(current: Settings) -> Finding:
+    try:
+        count, oldest_s = leftovers.summary(current)
+    except BrokerUnavailable:
+        return Finding("leftovers", "note", "not known while the broker does not answer")
+    if not count:
+        return Finding("leftovers", "ok", "no message is held by stock Celery workers")
+    age = "" if oldest_s is None else f", the oldest for {ago(oldest_s)}"
+    remedy = "if their workers are gone: `gpu-mesh doctor --mend`"
+    held = "1 message" if count == 1 else f"{count} messages"
+    return Finding("leftovers", "note", f"{held} held by stock Celery workers{age}", remedy)
+
+
+#: Checks that ask the broker, once it is known to answer.
+_ASKING = frozenset({"nodes", "leftovers"})
 _CHECKS: tuple[tuple[str, Callable[[Settings], Finding]], ...] = (
     ("python", _python),
     ("redis", _redis),
@@ -138,4 +203,5 @@ _CHECKS: tuple[tuple[str, Callable[[Settings], Finding]], ...] = (
     ("devices", _devices),
     ("engine", _engine),
     ("nodes", _nodes),
+    ("leftovers", _leftovers),
 )

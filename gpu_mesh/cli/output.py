@@ -11,11 +11,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["ago", "console", "dash", "json_option", "print_json", "table"]
+__all__ = ["ago", "confirm", "console", "dash", "json_option", "print_json", "table", "yes_option"]
 
 console = Console(highlight=False)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def confirm(question: str) -> bool:
+    """Ask on standard error, so that what is printed stays JSON where that is asked for."""
+    return click.confirm(question, err=True)
 
 
 def print_json(data: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import dead, demo, doctor, run, show, submit
+from gpu_mesh.cli import care, dead, demo, doctor, run, show, submit, tasks
 
 __all__ = ["root"]
 
@@ -27,8 +27,10 @@ for command in (
     submit.submit,
     submit.wait,
     submit.cancel,
-    show.tasks,
+    tasks.tasks,
     dead.dead,
+    care.purge,
+    care.move,
     show.nodes,
     show.queues,
     show.status,

@@ -1,48 +1,16 @@
-"""Commands that look: tasks, nodes, queues, status, config."""
+"""Commands that look: nodes, queues, status, config."""
 
 from __future__ import annotations
-
-from itertools import islice
 
 import click
 from click.shell_completion import get_completion_class
 
 from gpu_mesh.cli.output import ago, console, json_option, print_json, table
-from gpu_mesh.services import lookup, snapshot
+from gpu_mesh.services import snapshot
 from gpu_mesh.services.settings_table import rows
 from gpu_mesh.settings import settings
 
-__all__ = ["completion", "config", "nodes", "queues", "status", "tasks"]
-
-
-@click.command()
-@click.option("--waiting", "which", flag_value="waiting", help="Only those that wait.")
-@click.option("--running", "which", flag_value="running", help="Only those that run.")
-@click.option("--finished", "which", flag_value="finished", help="Those that ended lately.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most this many.")
-@json_option
-def tasks(which: str | None, limit: int, as_json: bool) -> None:
-    """Tasks that wait and run, or that ended lately."""
-    current = settings()
-    found: list[lookup.TaskView] = []
-    if which == "finished":
-        found = lookup.finished_tasks(current, limit)
-    if which in (None, "running"):
-        found += lookup.running_tasks(current)
-    if which in (None, "waiting"):
-        found += islice(lookup.waiting_tasks(current), max(0, limit - len(found)))
-    if as_json:
-        print_json([task.to_dict() for task in found[:limit]])
-        return
-    table(
-        "",
-        ("id", "task", "queue", "prio>", "state", "pos>", "waited>", "ran>", "worker, or why it waits"),
-        (
-            (t.id, t.name, t.queue, t.priority, t.state, t.position, ago(t.waited_s), ago(t.ran_s), t.worker or t.why)
-            for t in found[:limit]
-        ),
-        empty="no tasks " + ("ended lately" if which == "finished" else which or "waiting or running"),
-    )
+__all__ = ["completion", "config", "nodes", "queues", "status"]
 
 
 @click.command()
@@ -107,6 +75,7 @@ def status(as_json: bool) -> None:
     console.print(f"nodes     {len(online)} online, {len(seen.nodes) - len(online)} offline")
     console.print(f"devices   {len(devices)}, {busy} busy, {sum(d.memory_gb for d in devices):g} GB in all")
     console.print(f"tasks     {waiting} waiting, {len(seen.running)} running")
+    console.print(f"models    {seen.stats['swaps_saved']} swaps saved")
 
 
 @click.command()

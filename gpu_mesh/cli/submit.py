@@ -80,7 +80,7 @@ def wait(task_id: str, timeout: float | None, as_json: bool) -> None:
 @click.argument("task_id")
 @json_option
 def cancel(task_id: str, as_json: bool) -> None:
-    """Take a task back, waiting or running."""
+    """Take a task back, waiting or running: no worker runs it any more, also none that joins later."""
     met = lookup.cancel(app, settings(), task_id)
     if as_json:
         print_json({"task_id": task_id, "was": met.was, "state": met.state})
@@ -89,7 +89,7 @@ def cancel(task_id: str, as_json: bool) -> None:
             "waiting": "cancelled; it was waiting",
             "running": "cancelled; its run was ended",
             "done": f"too late: it had ended ({met.state})",
-            "unknown": "not seen waiting or running; the workers online now will drop it if it comes",
+            "unknown": "not seen waiting or running; every worker will drop it if it comes",
         }
         click.echo(f"{task_id}: {words[met.was]}")
     if met.was == "done":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import assert_never
@@ -69,6 +69,7 @@ def detect(
     node: str,
     gpu_enabled: bool = True,
     labels: Mapping[str, str] = MappingProxyType({}),
+    models: Mapping[str, Sequence[str]] = MappingProxyType({}),
     margin_gb: float = 0.0,
     powers: Mapping[str, float] | None = None,
     costs: Mapping[str, float] | None = None,
@@ -79,10 +80,11 @@ def detect(
 ) -> tuple[Device, ...]:
     """The devices of this node (SPEC N1, N5, P6): at least one, names unique, in the order `spec` asks for them.
 
-    `gpu_enabled` False makes `auto` a CPU device. `margin_gb` is kept free on each device, but never more than it has,
-    and on none of kind CPU. `powers` (RTX 4090 = 100) and `costs` (US dollars per hour), by GPU type, win over
-    `gpu_mesh.domain.gpus`. NVIDIA GPUs that `CUDA_VISIBLE_DEVICES` of `environ` hides are left alone. `nvml`, `apple`
-    and `cpu` make the sources of this machine's hardware; tests pass others.
+    `models`: by a device's name those it is kept for. `gpu_enabled` False makes `auto` a CPU device. `margin_gb` is
+    kept free on each device, but never more than it has, and on none of kind CPU. `powers` (RTX 4090 = 100) and `costs`
+    (US dollars per hour), by GPU type, win over `gpu_mesh.domain.gpus`. NVIDIA GPUs that `CUDA_VISIBLE_DEVICES` of
+    `environ` hides are left alone. `nvml`, `apple` and `cpu` make the sources of this machine's hardware; tests pass
+    others.
 
     Raises:
         InvalidSetting: `spec` is wrong, or names hardware that is not here.
@@ -93,10 +95,15 @@ def detect(
     if not gpu_enabled:
         wanted = tuple(machine.without_gpu(part) for part in wanted)
     found = [device for part in wanted for device in machine.find(part)]
-    return tuple(
+    devices = tuple(
         _completed(device, node=node, labels=labels, margin_gb=margin_gb, powers=powers, costs=costs)
         for device in _renumbered(found)
     )
+    names = [device.name for device in devices]
+    for name in models:
+        if name not in names:
+            raise InvalidSetting("GPU_MESH_MODELS", name, f"the devices of this node are {', '.join(names)}")
+    return tuple(replace(device, models=tuple(models.get(device.name, ()))) for device in devices)
 
 
 class _Machine:

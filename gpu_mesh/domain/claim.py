@@ -49,6 +49,8 @@ class Rules:
     horizon_s: float = 1800.0
     #: How long the oldest of a class may wait while jobs of the loaded model go first.
     affinity_s: float = 60.0
+    #: How long a node's idle devices are kept for a job that needs several; as long again it must then do without.
+    gather_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

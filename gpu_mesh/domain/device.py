@@ -45,6 +45,8 @@ class Device:
     power: float = 0.0
     cost_per_hour: float = 0.0
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: Model variants it is kept for; none: it runs any (SPEC P4).
+    models: tuple[str, ...] = ()
     #: Address of the engine bound to this device, where one is.
     engine_url: str | None = None
 
@@ -65,13 +67,13 @@ class Device:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data; `from_dict` reads it back."""
-        return {**asdict(self), "kind": self.kind.value, "labels": dict(self.labels)}
+        return {**asdict(self), "kind": self.kind.value, "labels": dict(self.labels), "models": list(self.models)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Device:
         """Read `to_dict`'s data. Names of a newer version are ignored."""
         known = {name: data[name] for name in cls.__slots__ if name in data}
-        return cls(**{**known, "kind": DeviceKind(data["kind"])})
+        return cls(**{**known, "kind": DeviceKind(data["kind"]), "models": tuple(data.get("models", ()))})
 
     def on(self, node: str) -> Device:
         """The same device on the node of that name."""

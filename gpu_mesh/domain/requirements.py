@@ -102,6 +102,7 @@ def fits(needs: Requirements, device: Device, *, cpu_counts: bool = False) -> Fi
         or _misfit_kind(needs, device, cpu_counts)
         or _misfit_memory(needs, device)
         or _misfit_labels(needs, device)
+        or _misfit_model(needs, device)
     )
     return Fit(reason) if reason else _FITS
 
@@ -139,6 +140,12 @@ def _misfit_labels(needs: Requirements, device: Device) -> str | None:
         if have != value:
             shown = "no such label" if have is None else f"{name}={have}"
             return f"needs label {name}={value}; {device.worker} has {shown}"
+    return None
+
+
+def _misfit_model(needs: Requirements, device: Device) -> str | None:
+    if device.models and needs.model is not None and needs.model not in device.models:
+        return f"needs model {needs.model}; {device.worker} is kept for {', '.join(device.models)}"
     return None
 
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.device import Device
-from gpu_mesh.domain.requirements import Requirements
-from gpu_mesh.domain.scoring import Mode, node_score
-from gpu_mesh.errors import BrokerUnavailable, InvalidTask
-from gpu_mesh.services import placement
+from gpu_mesh.errors import BrokerUnavailable
+from gpu_mesh.services.judge import Judge
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import claims, keys
 from gpu_mesh.store.client import connect, mapped_errors
@@ -33,10 +32,10 @@ logger = logging.getLogger(__name__)
 
 #: How long an ack may hold up the worker before it goes to the outbox, s.
 CALL_TIMEOUT_S = 1.0
-#: How old a judgement may get, s: a CPU may stand for a GPU only until one joins.
-JUDGE_ANEW_S = 30.0
 #: Longest sleep of an idle worker before it looks by itself, s: a stock producer wakes nobody.
 LOOK_AFTER_S = 1.0
+#: A claim sends for strangers' messages when nobody looked for so long, see _claim.lua.
+LOOK_EVERY_S = 0.1
 #: Shortest sleep, s: 0 would be for ever to Redis.
 SHORTEST_S = 0.005
 
@@ -47,22 +46,25 @@ class Claimer:
     def __init__(self, settings: Settings, worker: str, device: Device | None) -> None:
         self.worker = worker
         self._settings = settings
-        self._device = device
         self._client = connect(settings, timeout_s=CALL_TIMEOUT_S)
-        self._sha = claims.claim_sha(self._client)
+        self._claim_sha, self._look_sha = claims.shas(self._client)
+        #: What the next claim looks for, see claims.Claimant; None: nothing.
+        self._look: str | None = None
+        self._asked_at = -math.inf
         self._lock = threading.Lock()
         self._held: set[str] = set()
         self._outbox: list[tuple[str, LetGo]] = []
+        self._ended: dict[str, str] = {}
         #: One sender at a time: the event loop, a pool's thread and the lease's all let go.
         self._sending = threading.RLock()
-        self._fits: set[str] = set()
-        self._misfits: set[str] = set()
-        self._models: dict[str, str | None] = {}
-        self._unjudgeable: dict[str, str] = {}
-        self._judged_at = time.monotonic()
+        self._judge = Judge(settings, worker, device, self._try_store)
         self._idle = False
-        #: The model that the last job needed; it is still loaded.
-        self.loaded: str | None = None
+        #: When the next delayed message is due, s from the last claim.
+        self._due_s: float | None = None
+        #: Whether Redis may have it as idle: a predecessor of the name may have been.
+        self._registered = True
+        #: Why the last claim was refused, if it was.
+        self._refused: str | None = None
 
     @property
     def held(self) -> frozenset[str]:
@@ -71,7 +73,7 @@ class Claimer:
             return frozenset(self._held)
 
     def load(self) -> None:
-        """Have Redis know the claim script."""
+        """Have Redis know the claim scripts."""
         with mapped_errors(self._settings):
             claims.load(self._client)
 
@@ -79,9 +81,8 @@ class Claimer:
         """The Redis command to send next: a claim from `queues`, or a wait for a wake after one that found nothing."""
         if self._idle:
             self._idle = False
-            promoted, next_s = self.promote()
-            if not promoted:
-                pause_s = LOOK_AFTER_S if next_s is None else max(SHORTEST_S, min(LOOK_AFTER_S, next_s))
+            if self._due_s is None or self._due_s > 0 or not self.promote():
+                pause_s = max(SHORTEST_S, min(LOOK_AFTER_S, self._due_s or LOOK_AFTER_S))
                 return ["BRPOP", keys.wake(self.worker), f"{pause_s:.3f}"]
         self.flush()
         claimant = claims.Claimant(
@@ -89,59 +90,50 @@ class Claimer:
             node=self.worker.partition("@")[2],
             queues=queues,
             held=self.held,
-            fits=frozenset(self._fits),
-            misfits=frozenset(self._misfits),
-            loaded=frozenset(n for n, model in self._models.items() if self.loaded and model == self.loaded),
-            modelless=frozenset(n for n, model in self._models.items() if model is None),
+            fits=frozenset(self._judge.fits),
+            misfits=frozenset(self._judge.misfits),
+            loaded=self._judge.with_model(True),
+            modelless=self._judge.with_model(False),
+            teams=self._judge.teams,
+            idle=self._registered,
+            look=self._look or "",
         )
-        return ["EVALSHA", self._sha, "0", *claims.claim_arguments(claimant, Rules())]
+        # After a pause it would be sent there anyway.
+        looks = self._look is not None or time.monotonic() - self._asked_at > LOOK_EVERY_S
+        self._asked_at = time.monotonic()
+        sha = self._look_sha if looks else self._claim_sha
+        return ["EVALSHA", sha, "0", *claims.claim_arguments(claimant, Rules())]
 
     def read(self, reply: Any) -> claims.Claimed | None:
         """What the answer to `command` means: a claim that is ours now, or None."""
         if not reply or _text(reply[0]) == keys.wake(self.worker):
             return None  # the wait for a wake is over, with or without one
         answer = claims.read_reply(reply)
+        self._look = answer.what if isinstance(answer, claims.Look) else None
         if isinstance(answer, claims.Claimed):
+            self._registered = False
             with self._lock:
                 self._held.add(answer.tag)
-            if answer.needs in self._unjudgeable:
-                self.bury(answer.tag, self._unjudgeable[answer.needs])
+            if (why := self._judge.why_not(answer.needs)) is not None:
+                self.bury(answer.tag, why)
                 return None
-            self.loaded = self._models.get(answer.needs) or self.loaded
+            self._judge.ran(answer.needs)
             return answer
         if isinstance(answer, claims.Unjudged):
             for number, needs in answer.needs.items():
-                self._judge(number, needs)
-        elif not isinstance(answer, claims.Again):
-            self._idle = True
-            if isinstance(answer, claims.Refused):
-                logger.info("may not claim: %s", answer.why, extra={"action": "claim_refused"})
+                self._judge.judge(number, needs)
+        elif not isinstance(answer, claims.Look):
+            self._idle = self._registered = True
+            self._due_s = answer.due_s if isinstance(answer, claims.Idle) else None
+            why = answer.why if isinstance(answer, claims.Refused) else None
+            if why and why != self._refused:
+                logger.info("may not claim: %s", why, extra={"action": "claim_refused"})
+            self._refused = why
         return None
 
-    def _judge(self, number: str, text: str) -> None:
-        try:
-            needs = Requirements.of(dict(json.loads(text)))
-        except (InvalidTask, ValueError, TypeError, OverflowError, RecursionError) as exc:
-            # No device may run what nobody can judge: whoever claims it puts it away.
-            self._unjudgeable[number] = f"its needs are no needs: {exc}"
-            self._fits.add(number)
-            return
-        self._models[number] = needs.model
-        if not self._suits(needs):
-            self._misfits.add(number)
-            return
-        self._fits.add(number)
-        if self._device is not None:
-            scores = {mode.value: node_score(needs, self._device, mode) for mode in Mode}
-            self._try(claims.rank, self._client, self.worker, number, scores)
-
-    def _suits(self, needs: Requirements) -> bool:
-        return self._device is None or placement.suits(self._settings, needs, self._device)
-
-    def promote(self) -> tuple[int, float | None]:
-        """Put delayed messages that are due into their lists: how many, and seconds until the next is due."""
-        found: tuple[int, float | None] | None = self._try(claims.promote, self._client)
-        return found or (0, None)
+    def promote(self) -> int:
+        """Put delayed messages that are due into their lists; how many."""
+        return self._try(claims.promote, self._client) or 0
 
     def delay(self, claimed: claims.Claimed, due: float) -> bool:
         """Keep a message that was claimed before its time, `due` in s since the epoch; False when it is due."""
@@ -155,16 +147,18 @@ class Claimer:
 
     def pause(self) -> None:
         """Wait a moment before the next claim: Redis would not run this one."""
-        self._idle = True
-
-    def judge_anew(self) -> None:
-        """Forget every judgement: the fleet, and with it what a CPU may stand for, has changed."""
-        self._fits, self._misfits = set(), set()
-        self._judged_at = time.monotonic()
+        self._idle, self._due_s = True, None
 
     def ack(self, tag: str) -> None:
-        """The job of a claim is done."""
-        self._let_go(tag, claims.ack)
+        """The job of a claim is done; what `ended` was told of it goes into the journal in the same step."""
+        with self._lock:
+            journal = self._ended.pop(tag, "")
+        self._let_go(tag, partial(claims.ack, journal=journal))
+
+    def ended(self, tag: str, entry: Mapping[str, Any]) -> None:
+        """How the run of a claim ended; to be told before its ack."""
+        with self._lock:
+            self._ended[tag] = json.dumps(entry)
 
     def hand_back(self, tag: str, *, counts: bool) -> None:
         """Give a claim back to the front of its queue; `counts`: as a delivery."""
@@ -194,18 +188,25 @@ class Claimer:
                         self._outbox.pop(0)
                     self._held.discard(tag)
 
-    def tick(self) -> None:
-        """What a thread of the worker does now and then, whatever its event loop is busy with."""
+    def tick(self, *, tends: bool) -> None:
+        """What a thread of the worker does now and then, whatever its event loop is busy with.
+
+        `tends`: it is the one that promotes for all.
+        """
         self.flush()
-        self.promote()
-        if time.monotonic() - self._judged_at > JUDGE_ANEW_S:
-            self.judge_anew()
+        if tends:
+            self.promote()
+        self._judge.refresh()
 
     def forget(self) -> list[str]:
         """The lease was lost: what was held is another's now. Returns the tags."""
         with self._lock:
             tags, self._held, self._outbox = list(self._held), set(), []
+            self._ended.clear()
         return tags
+
+    def _try_store(self, call: Any, *args: Any) -> Any:
+        return self._try(call, self._client, *args)
 
     def _try(self, call: Any, *args: Any, **kwargs: Any) -> Any:
         """The call's answer, or None while Redis is away."""

@@ -35,10 +35,9 @@ def retry(settings: Settings, which: str) -> int:
     """Put them back into their queues; how many. Raises InvalidTask, BrokerUnavailable."""
     letters = find(settings, which)
     with mapped_errors(settings), connect(settings) as client:
-        count = sum(dead.retry(client, letter) for letter in letters)
-        if count:
-            claims.wake(client, count)
-    return count
+        back = [letter.queue for letter in letters if dead.retry(client, letter)]
+        claims.wake(client, back)
+    return len(back)
 
 
 def drop(settings: Settings, which: str) -> int:

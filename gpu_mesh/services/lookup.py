@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import base64
+import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from typing import Any
 
 import celery
 from celery import states
-from celery.app.task import Context
 
+from gpu_mesh.domain import claim
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
 from gpu_mesh.domain.requirements import Requirements
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import placement
+from gpu_mesh.services.revoking import CANCELLED, mark_revoked
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import journal, nodes, queues
+from gpu_mesh.store import journal, nodes, queues, revoked
 from gpu_mesh.store.client import check_broker, connect, mapped_errors
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Cancelled",
     "TaskView",
     "cancel",
+    "find_waiting",
     "finished_tasks",
     "known_queues",
     "running_entries",
@@ -33,13 +36,14 @@ __all__ = [
     "waiting_tasks",
 ]
 
-#: Error text of a task that was cancelled while it waited.
-CANCELLED = "cancelled"
-
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """A task as a list shows it. `position` counts from 0 among the waiting of its queue; times in s."""
+    """A task as a list shows it; times in s.
+
+    `position` counts from 0 among the waiting of its queue, in the order in which a device that fits all of them would
+    claim them (`waiting_tasks`).
+    """
 
     id: str
     name: str
@@ -61,8 +65,8 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """What a cancellation met: `waiting` (taken out of its queue), `running` (its run was ended), `done`
-    (too late: `state` says how it ended) or `unknown` (every worker online will drop it when it comes)."""
+    """What a cancellation met: `waiting` (taken out of its queue), `running` (its run, or what is left of its parts,
+    was ended), `done` (too late: `state` says how it ended) or `unknown` (every worker will drop it if it comes)."""
 
     was: str
     state: str | None = None
@@ -73,19 +77,78 @@ def known_queues(settings: Settings) -> tuple[str, ...]:
     return (*GPU_QUEUES, CONTROL_QUEUE, *settings.cpu_queues)
 
 
-def waiting_tasks(settings: Settings, queue: str | None = None) -> Iterator[TaskView]:
-    """Tasks that wait, in the order of the lists, queue by queue."""
+def waiting_tasks(settings: Settings, queue: str | None = None, limit: int | None = None) -> Iterator[TaskView]:
+    """Tasks that wait, queue by queue, in each in the order of work: the best score first (domain/claim.py), among
+    equals the oldest. Then those that are delayed, the next first.
+
+    Not in the order of the Redis list: a claim from its middle puts the list's oldest element there. Age is what the
+    header says, so it is off by what its sender's clock is, and time behind a gate counts as waiting here; a message
+    without a header is as old as the one it came behind. Model affinity and needs are the claiming device's, and
+    change what it takes first. With `limit` no more than that are kept in memory, and of 100 000 waiting all are read
+    (seconds); queues behind the one that reaches it are not.
+    """
     names = [queue] if queue else known_queues(settings)
     explain = _Explainer(settings)
+    left = limit
     with mapped_errors(settings), connect(settings) as client:
-        now = float(client.time()[0])
+        now = _now(client)
         for name in names:
-            for message in queues.waiting(client, name):
-                yield _waiting_view(message, now, explain)
+            for position, message in enumerate(_in_order(queues.waiting(client, name), now, left)):
+                yield replace(_waiting_view(message, now, explain), position=position)
+                left = None if left is None else left - 1
+            if left is not None and left <= 0:
+                return
+        delayed = ((message, due) for message, due in queues.delayed(client) if message.queue in names)
+        for message, due in islice(delayed, left):
+            yield _delayed_view(message, due, now, explain)
+
+
+def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Waiting] | None:
+    """A task that waits or is delayed, with its message; None where none of that id does. Reads all that waits."""
+    explain = _Explainer(settings)
+    with mapped_errors(settings), connect(settings) as client:
+        now = _now(client)
+        for name in known_queues(settings):
+            found = next(
+                (entry for entry in _ranked(queues.waiting(client, name), now) if entry[-1].id == task_id), None
+            )
+            if found is not None:
+                before = sum(entry[:3] < found[:3] for entry in _ranked(queues.waiting(client, name), now))
+                return replace(_waiting_view(found[-1], now, explain), position=before), found[-1]
         for message, due in queues.delayed(client):
-            if message.queue in names:
-                view = _waiting_view(message, now, explain)
-                yield replace(view, state="DELAYED", position=None, why=f"due in {max(0.0, due - now):.0f} s")
+            if message.id == task_id:
+                return _delayed_view(message, due, now, explain), message
+    return None
+
+
+#: What orders a message within its queue, smallest first, and the message: less its score, its age, its place.
+_Ranked = tuple[float, float, int, queues.Waiting]
+
+
+def _in_order(messages: Iterable[queues.Waiting], now: float, limit: int | None) -> list[queues.Waiting]:
+    """The first `limit` of the messages of one queue in the order of work."""
+    ranked = _ranked(messages, now)
+    best = sorted(ranked) if limit is None else heapq.nsmallest(limit, ranked)
+    return [message for *_, message in best]
+
+
+def _ranked(messages: Iterable[queues.Waiting], now: float) -> Iterator[_Ranked]:
+    rules = claim.Rules()
+    before = 0.0
+    for index, message in enumerate(messages):
+        at = min(now, message.sent_at or before or now)
+        before = max(before, at)
+        yield -claim.score(message.queue, message.band, now - at, rules), at, index, message
+
+
+def _now(client: Any) -> float:
+    seconds, micros = client.time()
+    return float(seconds) + float(micros) / 1e6
+
+
+def _delayed_view(message: queues.Waiting, due: float, now: float, explain: _Explainer) -> TaskView:
+    view = _waiting_view(message, now, explain)
+    return replace(view, state="DELAYED", position=None, why=f"due in {max(0.0, due - now):.0f} s")
 
 
 class _Explainer:
@@ -113,10 +176,7 @@ class _Explainer:
 
 
 def _waiting_view(message: queues.Waiting, now: float, explain: _Explainer) -> TaskView:
-    mesh = message.headers.get("mesh")
-    mesh = mesh if isinstance(mesh, dict) else {}
-    stamp = mesh.get("sent_at")
-    sent_at = float(stamp) if isinstance(stamp, (int, float)) else None
+    mesh = message.mesh
     return TaskView(
         id=message.id or "?",
         name=str(message.headers.get("task", "?")),
@@ -124,8 +184,8 @@ def _waiting_view(message: queues.Waiting, now: float, explain: _Explainer) -> T
         priority=mesh.get("priority"),
         state="WAITING",
         position=message.position,
-        sent_at=sent_at,
-        waited_s=None if sent_at is None else max(0.0, now - sent_at),
+        sent_at=message.sent_at,
+        waited_s=None if message.sent_at is None else max(0.0, now - message.sent_at),
         why=explain.why(message.queue, mesh.get("needs")),
     )
 
@@ -154,29 +214,33 @@ def _journal_view(entry: dict[str, Any]) -> TaskView:
 
 
 def cancel(app: celery.Celery, settings: Settings, task_id: str) -> Cancelled:
-    """Take a task back, wherever it is. A waiting one is marked REVOKED at once, also when no worker is online."""
+    """Take a task back, wherever it is: no worker runs it any more, also none that joins later.
+
+    A waiting one is marked REVOKED at once, also when no worker is online; so is one that goes on in its parts. Those
+    parts that have not begun do nothing when their turn comes.
+    """
     check_broker(settings)  # a result backend that is away would raise its own words
     state = app.AsyncResult(task_id).state
     if state in states.READY_STATES:
         return Cancelled("done", state)
-    # Whatever its state: one that was passed on, or given back by a dead worker, waits although it was STARTED.
     with mapped_errors(settings), connect(settings) as client:
+        # First: what a worker takes while we look is dropped by it.
+        revoked.add(client, [task_id])
+        # Whatever its state: one that was passed on, or given back by a dead worker, waits although it was STARTED.
         for queue in known_queues(settings):
-            for message in queues.waiting(client, queue):
-                if message.id == task_id and queues.remove(client, message):
-                    _mark_revoked(app, message)
-                    return Cancelled("waiting")
+            message = queues.find(client, queue, task_id)
+            if message is not None and queues.remove(client, message):
+                mark_revoked(app, message.raw, message.headers)
+                return Cancelled("waiting")
         for message, _ in queues.delayed(client):
             if message.id == task_id and queues.remove_delayed(client, message):
-                _mark_revoked(app, message)
+                mark_revoked(app, message.raw, message.headers)
                 return Cancelled("waiting")
+        runs = any(entry.get("id") == task_id for entry in journal.running(client))
     app.control.revoke(task_id, terminate=True)
-    return Cancelled("unknown" if state == states.PENDING else "running")
-
-
-def _mark_revoked(app: celery.Celery, message: queues.Waiting) -> None:
-    """Write the result a worker would have written, so that waiters, chords and callbacks hear of it."""
-    envelope = json.loads(message.raw)
-    args, kwargs, embed = json.loads(base64.b64decode(envelope["body"]))
-    request = Context({**message.headers, **embed, "args": args, "kwargs": kwargs, "errbacks": embed.get("errbacks")})
-    app.backend.mark_as_revoked(message.id, CANCELLED, request=request, store_result=True)
+    if state == states.PENDING:
+        return Cancelled("unknown")
+    if not runs:
+        # Its parts run under ids of their own. Whoever ends it writes the same once more, and tells chords.
+        app.backend.mark_as_revoked(task_id, CANCELLED, store_result=True)
+    return Cancelled("running")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 
 from gpu_mesh.domain.device import Device
@@ -12,7 +13,7 @@ from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store import nodes
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["cpu_counts", "online_devices", "own_device", "suits", "unschedulable"]
+__all__ = ["cpu_counts", "fitting", "online_devices", "own_device", "siblings", "suits", "unschedulable"]
 
 
 @cache
@@ -37,6 +38,22 @@ def suits(settings: Settings, needs: Requirements, device: Device) -> bool:
     return bool(_fits_among(settings, needs, device, fleet))
 
 
+def fitting(settings: Settings, needs: Requirements) -> list[Device]:
+    """Every device online that fits."""
+    fleet = online_devices(settings)
+    return [device for device in fleet if _fits_among(settings, needs, device, fleet)]
+
+
+def siblings(settings: Settings, needs: Requirements, device: Device) -> list[str]:
+    """Workers of the other devices of the node that could serve a job together with `device`."""
+    alone = replace(needs, gpu_count=1, device=None)
+    return [
+        other.worker
+        for other in online_devices(settings)
+        if other.node == device.node and other.worker != device.worker and other.is_gpu and fits(alone, other)
+    ]
+
+
 def unschedulable(settings: Settings, needs: Requirements, fleet: Sequence[Device]) -> str | None:
     """Why no device of `fleet` fits: every one's reason, each once. None where one does."""
     reasons = []
@@ -59,7 +76,8 @@ def _fits_among(settings: Settings, needs: Requirements, device: Device, fleet: 
     fit = fits(needs, device, cpu_counts=cpu_counts(settings, [*fleet, device]))
     if not fit or needs.gpu_count < 2:
         return fit
-    siblings = sum(other.node == device.node and other.is_gpu for other in fleet)
-    if siblings < needs.gpu_count:
-        return Fit(f"needs {needs.gpu_count} GPUs of one node; {device.node} has {siblings}")
+    alone = replace(needs, gpu_count=1, device=None)
+    found = sum(other.node == device.node and other.is_gpu and bool(fits(alone, other)) for other in fleet)
+    if found < needs.gpu_count:
+        return Fit(f"needs {needs.gpu_count} such GPUs of one node; {device.node} has {found}")
     return fit

@@ -10,7 +10,7 @@ from gpu_mesh.domain.device import DeviceKind
 from gpu_mesh.domain.queues import QUEUES
 from gpu_mesh.services.lookup import known_queues, running_entries
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import nodes, queues
+from gpu_mesh.store import nodes, queues, stats
 from gpu_mesh.store.client import connect, mapped_errors
 
 __all__ = ["DeviceView", "NodeView", "QueueView", "Snapshot", "read"]
@@ -68,6 +68,8 @@ class Snapshot:
     queues: list[QueueView]
     #: Journal entries, see store/journal.
     running: list[dict[str, Any]]
+    #: What was counted since the mesh began: `swaps_saved`, model swaps that affinity avoided (SPEC P7).
+    stats: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data."""
@@ -80,6 +82,7 @@ def read(settings: Settings) -> Snapshot:
         entries = nodes.all_nodes(client)
         names = known_queues(settings)
         waiting = queues.depths(client, names)
+        counted = stats.read(client)
     running = running_entries(settings)
     by_worker = {str(entry["worker"]): str(entry["id"]) for entry in running}
     counts = Counter(str(entry["queue"]) for entry in running)
@@ -97,6 +100,7 @@ def read(settings: Settings) -> Snapshot:
             for name in names
         ],
         running=running,
+        stats=counted,
     )
 
 

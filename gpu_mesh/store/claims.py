@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 import redis
 
 from gpu_mesh.domain.claim import Rules
+from gpu_mesh.domain.scoring import Mode
 from gpu_mesh.store import keys
 from gpu_mesh.store.scripts import script, source
 
 __all__ = [
     "CLAIM_HEADER",
-    "Again",
     "ClaimReply",
     "Claimant",
     "Claimed",
     "Idle",
+    "Look",
     "Reaped",
+    "Record",
     "Refused",
+    "Renewal",
     "Unjudged",
     "ack",
     "bury",
     "claim_arguments",
-    "claim_sha",
     "delay",
     "hand_back",
     "holds",
+    "is_ranked",
     "load",
     "promote",
+    "prune_needs",
     "rank",
+    "read_record",
     "read_reply",
     "reap",
     "renew",
+    "shas",
+    "unrank",
     "wake",
 ]
 
@@ -42,8 +50,12 @@ __all__ = [
 CLAIM_HEADER = "mesh_claim"
 #: Messages of strangers that one claim indexes at most: about 3 ms of Redis's time.
 INDEXED_AT_ONCE = 500
+#: How many finished tasks are remembered.
+JOURNAL_KEPT = 10_000
 #: Claims that one call gives back at most.
 REAPED_AT_ONCE = 200
+#: Needs that one call forgets at most: about 10 ms of Redis's time.
+PRUNED_AT_ONCE = 1000
 #: Delayed messages that one call puts into their lists at most.
 PROMOTED_AT_ONCE = 200
 
@@ -62,6 +74,12 @@ class Claimant:
     #: Needs whose model is loaded, and needs of no model.
     loaded: frozenset[str]
     modelless: frozenset[str]
+    #: Needs of several devices: how many siblings, and the workers of those that would do.
+    teams: Mapping[str, tuple[int, Sequence[str]]] = field(default_factory=dict)
+    #: Whether Redis may have it as idle.
+    idle: bool = True
+    #: With the look script: `1` to look for strangers' messages whatever was done lately, or a list to mend.
+    look: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +96,11 @@ class Claimed:
     #: When it was sent, s by Redis's clock.
     at: float
     needs: str
+    #: Workers whose devices serve the job too, and the one that is woken first should this one fail ("": none).
+    siblings: tuple[str, ...] = ()
+    standby: str = ""
+    #: Somebody took the task back.
+    revoked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +119,20 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing for it; a publish will wake it."""
+    """Nothing for it; a publish will wake it. `due_s`: when the next delayed message is due, from now; None: there is
+    none."""
+
+    due_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """There was more to index than one call does: claim again."""
+class Look:
+    """Claim again with the look script, and with this as `Claimant.look`."""
+
+    what: str
 
 
-ClaimReply = Claimed | Unjudged | Refused | Idle | Again
+ClaimReply = Claimed | Unjudged | Refused | Idle | Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,30 +145,39 @@ class Reaped:
 
 
 def load(client: redis.Redis) -> None:
-    """Have Redis know the claim script, which is called by its SHA alone."""
-    client.script_load(source("claim"))
+    """Have Redis know the scripts that are called by their SHA alone."""
+    for name in ("claim", "look"):
+        client.script_load(source(name))
 
 
-def claim_sha(client: redis.Redis) -> str:
-    """SHA of the claim script."""
-    return str(script(client, "claim").sha)
+def shas(client: redis.Redis) -> tuple[str, str]:
+    """SHA of the claim script, and of the one that looks first. Their arguments are the same."""
+    return str(script(client, "claim").sha), str(script(client, "look").sha)
 
 
 def claim_arguments(claimant: Claimant, rules: Rules) -> list[str]:
-    """ARGV of claim.lua."""
+    """ARGV of claim.lua and look.lua."""
     return [
         claimant.worker,
         claimant.node,
-        "\t".join(sorted(claimant.held)),
+        "\t" + "\t".join(sorted(claimant.held)) + "\t",
         _numbers(claimant.fits),
         _numbers(claimant.misfits),
         _numbers(claimant.loaded) if claimant.loaded else "",
         _numbers(claimant.modelless),
-        repr(rules.horizon_s),
-        repr(rules.affinity_s),
+        _micros(rules.horizon_s),
+        _micros(rules.affinity_s),
+        _micros(rules.gather_s),
+        "".join(f"\n{needs} {count} {' '.join(names)}\n" for needs, (count, names) in claimant.teams.items()),
+        str(int(claimant.idle)),
+        claimant.look,
         str(INDEXED_AT_ONCE),
         *claimant.queues,
     ]
+
+
+def _micros(seconds: float) -> str:
+    return str(round(seconds * 1e6))
 
 
 def _numbers(needs: Iterable[str]) -> str:
@@ -152,18 +189,51 @@ def read_reply(reply: Sequence[Any]) -> ClaimReply:
     # A stranger's bytes need not be UTF-8; tags and names are ASCII.
     kind, *rest = (part.decode(errors="replace") if isinstance(part, bytes) else part for part in reply)
     if kind in ("claim", "lost"):
-        tag, envelope, name, deliveries, at, needs = rest
-        return Claimed(tag, envelope, name, keys.queue_of(name), int(deliveries), float(at), needs)
+        tag, envelope, record, siblings, revoked = rest
+        held = read_record(record)
+        return Claimed(
+            tag,
+            envelope,
+            list=held.list,
+            queue=keys.queue_of(held.list),
+            deliveries=held.deliveries,
+            at=held.at,
+            needs=held.needs,
+            siblings=tuple(siblings.split(",")) if siblings else (),
+            standby=held.standby,
+            revoked=bool(revoked),
+        )
     if kind == "needs":
         return Unjudged(dict(zip(rest[::2], rest[1::2], strict=True)))
     if kind == "refused":
         return Refused(rest[0])
-    return Idle() if kind == "none" else Again()
+    if kind == "none":
+        return Idle(None if int(rest[0]) < 0 else int(rest[0]) / 1000)
+    return Look(rest[0])
 
 
-def ack(client: redis.Redis, worker: str, tag: str) -> bool:
-    """Let a claim go, its job done. False when it was not this worker's any more."""
-    return bool(script(client, "ack")(args=[worker, tag]))
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A claim as the store has it. Times in s by Redis's clock."""
+
+    list: str
+    at: float
+    deliveries: int
+    needs: str
+    claimed_at: float
+    standby: str
+    task_id: str
+
+
+def read_record(text: str) -> Record:
+    """A field of `gpumesh:claims:<worker>`, see lua/_let_go.lua."""
+    name, at, _, deliveries, needs, _, claimed_at, standby, task_id = text.split("\t", 8)
+    return Record(name, int(at) / 1e6, int(deliveries), needs, int(claimed_at) / 1e6, standby, task_id)
+
+
+def ack(client: redis.Redis, worker: str, tag: str, *, journal: str = "") -> bool:
+    """Let a claim go, its job done, and write down how it ended. False when it was not this worker's any more."""
+    return bool(script(client, "ack")(args=[worker, tag, journal, JOURNAL_KEPT]))
 
 
 def hand_back(client: redis.Redis, worker: str, tag: str, *, counts: bool, max_deliveries: int) -> bool:
@@ -171,10 +241,15 @@ def hand_back(client: redis.Redis, worker: str, tag: str, *, counts: bool, max_d
 
     What was delivered `max_deliveries` times goes to the dead letters instead.
     """
-    ours = bool(script(client, "requeue")(args=[worker, tag, 0 if counts else 1, max_deliveries]))
-    if ours:
-        wake(client, 1)
-    return ours
+    ours, *rest = script(client, "requeue")(args=[worker, tag, 0 if counts else 1, max_deliveries])
+    if ours and _text(rest[1]) == "requeued":
+        wake(client, [keys.queue_of(_text(rest[0]))])
+    return bool(ours)
+
+
+def _text(value: object) -> str:
+    """A reply as text: kombu's clients do not decode theirs."""
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def bury(client: redis.Redis, worker: str, tag: str, *, why: str) -> bool:
@@ -190,12 +265,12 @@ def delay(client: redis.Redis, name: str, envelope: str, tag: str, due: float, *
     return bool(script(client, "delay")(args=[name, envelope, tag, repr(due), worker]))
 
 
-def promote(client: redis.Redis) -> tuple[int, float | None]:
-    """Put delayed messages that are due into their lists: how many, and seconds until the next is due."""
-    promoted, next_ms = script(client, "promote")(args=[PROMOTED_AT_ONCE])
-    if promoted:
-        wake(client, int(promoted))
-    return int(promoted), None if int(next_ms) < 0 else int(next_ms) / 1000
+def promote(client: redis.Redis) -> int:
+    """Put delayed messages that are due into their lists; how many."""
+    lists = script(client, "promote")(args=[PROMOTED_AT_ONCE])
+    if lists:
+        wake(client, [keys.queue_of(_text(name)) for name in lists])
+    return len(lists)
 
 
 def holds(client: redis.Redis, worker: str, tag: str) -> bool:
@@ -203,27 +278,41 @@ def holds(client: redis.Redis, worker: str, tag: str) -> bool:
     return bool(client.hexists(keys.claims(worker), tag))
 
 
-def renew(client: redis.Redis, worker: str, ttl_s: float, *, anew: bool = False) -> bool:
-    """Renew a worker's lease, or with `anew` begin one. False when it had ended: its claims may run elsewhere."""
-    return bool(script(client, "renew")(args=[worker, ttl_s, int(anew)]))
+class Renewal(IntEnum):
+    """What became of a lease."""
+
+    #: It had ended: what the worker held may run elsewhere.
+    ENDED = 0
+    HOLDS = 1
+    #: And the worker is the one that reaps and promotes for all.
+    TENDS = 2
+
+
+def renew(client: redis.Redis, worker: str, ttl_s: float, *, anew: bool = False) -> Renewal:
+    """Renew a worker's lease, or with `anew` begin one."""
+    return Renewal(int(script(client, "renew")(args=[worker, _micros(ttl_s), int(anew)])))
 
 
 def reap(client: redis.Redis, *, max_deliveries: int, worker: str | None = None) -> list[Reaped]:
     """Give back what workers hold whose lease ended; with `worker` what that one holds, whatever its lease."""
     found: list[Reaped] = []
+    unwoken: list[str] = []
     while True:
-        told = script(client, "reap")(args=[worker or "", max_deliveries, REAPED_AT_ONCE])
-        found += [Reaped(*map(str, told[i : i + 3])) for i in range(0, len(told), 3)]
-        if len(told) < 3 * REAPED_AT_ONCE:
+        told = [_text(part) for part in script(client, "reap")(args=[worker or "", max_deliveries, REAPED_AT_ONCE])]
+        for holder, task_id, name, outcome in zip(*(told[i::4] for i in range(4)), strict=True):
+            found.append(Reaped(holder, task_id, "dead" if outcome == "dead" else "requeued"))
+            if outcome == "requeued":
+                unwoken.append(keys.queue_of(name))
+        if len(told) < 4 * REAPED_AT_ONCE:
             break
-    if found:
-        wake(client, len(found))
+    if unwoken:
+        wake(client, unwoken)
     return found
 
 
-def wake(client: redis.Redis, count: int) -> int:
-    """Wake the `count` workers that are idle longest; how many there were."""
-    return int(script(client, "wake")(args=[count]))
+def wake(client: redis.Redis, queues: Sequence[str]) -> int:
+    """Wake for a message in each of `queues` the worker that is idle longest; how many were woken."""
+    return int(script(client, "wake")(args=list(queues)))
 
 
 def rank(client: redis.Redis, worker: str, needs: str, scores: dict[str, float]) -> None:
@@ -232,3 +321,19 @@ def rank(client: redis.Redis, worker: str, needs: str, scores: dict[str, float])
     for mode, score in scores.items():
         pipe.zadd(keys.ranking(needs, mode), {worker: score})
     pipe.execute()
+
+
+def is_ranked(client: redis.Redis, needs: str) -> bool:
+    """Whether any worker entered its score for these needs."""
+    return bool(client.exists(keys.ranking(needs, Mode.NORMAL.value)))
+
+
+def unrank(client: redis.Redis, worker: str, needs: str) -> None:
+    """Take a worker out of the ranking for needs it does not fit (any more)."""
+    for mode in Mode:
+        client.zrem(keys.ranking(needs, mode.value), worker)
+
+
+def prune_needs(client: redis.Redis) -> int:
+    """Forget needs that no message has any more, PRUNED_AT_ONCE at most; how many."""
+    return int(script(client, "prune")(args=[PRUNED_AT_ONCE]))

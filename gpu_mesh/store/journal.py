@@ -1,6 +1,8 @@
-"""What runs now and what ran lately, as the workers write it down: the read side of every task table.
+"""What runs now and what ran lately: the read side of every task table.
 
-One entry is a JSON object: id, name, queue, priority, worker, state, sent_at, started_at, waited_s, ran_s.
+What runs is what is claimed, so it is never wrong for longer than a lease. One entry is a JSON object: id, name, queue,
+priority, worker, state, sent_at, started_at (s since the epoch), waited_s, ran_s; of one that runs also deliveries,
+siblings and standby.
 """
 
 from __future__ import annotations
@@ -10,71 +12,67 @@ from typing import Any
 
 import redis
 
-from gpu_mesh.store import keys
+from gpu_mesh.store import claims, keys
+from gpu_mesh.store.scripts import script
 
-__all__ = [
-    "KEPT",
-    "clear_node",
-    "clear_running",
-    "finished",
-    "running",
-    "task_finished",
-    "task_left",
-    "task_lost",
-    "task_started",
-]
+__all__ = ["entry", "finished", "running"]
 
-#: How many finished tasks are remembered.
-KEPT = 10_000
+#: Workers that are asked for in one go.
+AT_ONCE = 50
 
 
-def task_started(client: redis.Redis, entry: dict[str, Any]) -> None:
-    """The task of `entry` runs now."""
-    client.hset(keys.RUNNING, entry["id"], json.dumps(entry))
-
-
-def task_left(client: redis.Redis, task_id: str) -> None:
-    """The task runs no more and has not ended: it is tried again, goes on elsewhere, or was replaced."""
-    client.hdel(keys.RUNNING, task_id)
-
-
-def task_lost(client: redis.Redis, task_id: str, state: str, ended_at: float) -> None:
-    """The process that ran the task is gone, and it ended in `state`. Nothing if it did not run."""
-    held = client.hget(keys.RUNNING, task_id)
-    if held:
-        entry = json.loads(held)
-        task_finished(client, {**entry, "state": state, "ran_s": max(0.0, ended_at - entry["started_at"])})
-
-
-def task_finished(client: redis.Redis, entry: dict[str, Any]) -> None:
-    """The task of `entry` runs no more; `entry` is how it ended."""
-    pipe = client.pipeline()
-    pipe.hdel(keys.RUNNING, entry["id"])
-    pipe.lpush(keys.FINISHED, json.dumps(entry))
-    pipe.ltrim(keys.FINISHED, 0, KEPT - 1)
-    pipe.execute()
-
-
-def clear_running(client: redis.Redis, worker: str) -> None:
-    """A worker that starts runs nothing yet, whatever its predecessor left."""
-    _clear(client, [entry["id"] for entry in running(client) if entry["worker"] == worker])
-
-
-def clear_node(client: redis.Redis, node: str) -> None:
-    """A node that is forgotten runs nothing any more."""
-    _clear(client, [entry["id"] for entry in running(client) if str(entry["worker"]).rpartition("@")[2] == node])
-
-
-def _clear(client: redis.Redis, task_ids: list[str]) -> None:
-    if task_ids:
-        client.hdel(keys.RUNNING, *task_ids)
+def entry(headers: dict[str, Any], *, queue: str, worker: str, started_at: float) -> dict[str, Any]:
+    """The entry of a run that began at `started_at`."""
+    mesh = headers.get("mesh")
+    mesh = mesh if isinstance(mesh, dict) else {}
+    sent_at = mesh.get("sent_at")
+    return {
+        "id": headers.get("id"),
+        "name": headers.get("task"),
+        "queue": queue,
+        "priority": mesh.get("priority"),
+        "worker": worker,
+        "state": "STARTED",
+        "sent_at": sent_at,
+        "started_at": started_at,
+        "waited_s": max(0.0, started_at - sent_at) if isinstance(sent_at, (int, float)) else None,
+        "ran_s": None,
+    }
 
 
 def running(client: redis.Redis) -> list[dict[str, Any]]:
     """What runs now, longest first."""
-    return sorted(map(json.loads, client.hgetall(keys.RUNNING).values()), key=lambda entry: entry["started_at"])
+    found = []
+    for workers in _pages(sorted(map(_text, client.zrange(keys.LEASES, 0, -1)))):
+        told = [_text(part) for part in script(client, "running")(args=workers)]
+        for worker, record, siblings, raw in zip(*(told[i::4] for i in range(4)), strict=True):
+            found.append(_running(worker, claims.read_record(record), siblings, raw))
+    return sorted(found, key=lambda one: one["started_at"])
 
 
-def finished(client: redis.Redis, limit: int = KEPT) -> list[dict[str, Any]]:
+def _pages(names: list[str]) -> list[list[str]]:
+    return [names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE)]
+
+
+def _running(worker: str, held: claims.Record, siblings: str, raw: str) -> dict[str, Any]:
+    try:
+        headers = dict(json.loads(raw)["headers"])
+    except (ValueError, KeyError, TypeError):
+        headers = {}
+    found = entry(headers, queue=keys.queue_of(held.list), worker=worker, started_at=held.claimed_at)
+    return {
+        **found,
+        "id": held.task_id,
+        "deliveries": held.deliveries,
+        "siblings": siblings.split(",") if siblings else [],
+        "standby": held.standby or None,
+    }
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def finished(client: redis.Redis, limit: int = claims.JOURNAL_KEPT) -> list[dict[str, Any]]:
     """The last `limit` finished tasks, newest first."""
-    return [json.loads(entry) for entry in client.lrange(keys.FINISHED, 0, limit - 1)]
+    return [json.loads(told) for told in client.lrange(keys.FINISHED, 0, limit - 1)]

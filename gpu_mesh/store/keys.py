@@ -9,9 +9,14 @@ __all__ = [
     "DELAYED",
     "FINISHED",
     "LATER",
+    "LEASES",
     "NODES",
     "PREFIX",
-    "RUNNING",
+    "PURGED",
+    "REVOKED",
+    "STATE",
+    "STATS",
+    "checkpoint",
     "claims",
     "progress",
     "queue_of",
@@ -22,19 +27,32 @@ __all__ = [
 PREFIX = "gpumesh:"
 #: hash: node name → registration as JSON.
 NODES = f"{PREFIX}nodes"
-#: hash: id of a task that runs → the task, as JSON.
-RUNNING = f"{PREFIX}running"
 #: list: the last finished tasks as JSON, newest first, capped.
 FINISHED = f"{PREFIX}finished"
 #: zset: delivery tag of a message whose time has not come → when it is due; and hash: tag → its list and envelope.
 DELAYED, LATER = f"{PREFIX}delayed", f"{PREFIX}later"
+#: zset: worker → end of its lease, s by Redis's clock.
+LEASES = f"{PREFIX}leases"
+#: hash: what closes claims, see claim.lua.
+STATE = f"{PREFIX}state"
 #: list: messages that cannot be run, newest first: JSON, newline, envelope.
 DEAD = f"{PREFIX}dead"
+#: zset: id of a task that was taken back → until when that is remembered, s by Redis's clock.
+REVOKED = f"{PREFIX}revoked"
+#: hash: what was counted: `swaps_saved`.
+STATS = f"{PREFIX}stats"
+#: list: messages of a purge that are in no queue any more and not marked as revoked yet.
+PURGED = f"{PREFIX}purged"
 
 
 def progress(task_id: str) -> str:
     """hash: part's task id → how much it did."""
     return f"{PREFIX}progress:{task_id}"
+
+
+def checkpoint(task_id: str) -> str:
+    """string: the state a task saved last, as JSON."""
+    return f"{PREFIX}checkpoint:{task_id}"
 
 
 def claims(worker: str) -> str:

@@ -1,8 +1,8 @@
 """Lua scripts by file name: `script(client, "register")` is `lua/register.lua`.
 
 A line `--@include NAME` stands for the text of `lua/NAME.lua`; names with a leading `_` are parts, no scripts. A line
-`--@rules` stands for the figures of domain/claim.py, as tables by queue ("" for CPU queues): WEIGHT, AGING
-(ceiling − weight), TOP (ceiling) and OPEN (false: to be filled in); by band: BONUS.
+`--@rules` stands for the figures of domain/claim.py as tables, by queue ("" for CPU queues): WEIGHT, AGING
+(ceiling − weight), TOP (ceiling); by band: BONUS.
 """
 
 from __future__ import annotations
@@ -33,17 +33,15 @@ def source(name: str) -> str:
 
 
 def _rules() -> str:
-    # Flat and few: a claim builds them anew each time.
     queues = [*GPU_QUEUES, ANY_CPU_QUEUE]
-    tables = {
-        "OPEN": dict.fromkeys(queues, "false"),
-        "WEIGHT": {queue: repr(weight(queue)) for queue in queues},
-        "AGING": {queue: repr(ceiling(queue) - weight(queue)) for queue in queues},
-        "TOP": {queue: repr(ceiling(queue)) for queue in queues},
-        "BONUS": {band.value: repr(bonus) for band, bonus in BAND_BONUS.items()},
+    tables: dict[str, dict[str, float]] = {
+        "WEIGHT": {queue: weight(queue) for queue in queues},
+        "AGING": {queue: ceiling(queue) - weight(queue) for queue in queues},
+        "TOP": {queue: ceiling(queue) for queue in queues},
+        "BONUS": {band.value: bonus for band, bonus in BAND_BONUS.items()},
     }
     return "".join(
-        f"local {name} = {{{', '.join(f'[{key!r}] = {value}' for key, value in rows.items())}}}\n"
+        f"local {name} = {{{', '.join(f'[{key!r}] = {value!r}' for key, value in rows.items())}}}\n"
         for name, rows in tables.items()
     )
 

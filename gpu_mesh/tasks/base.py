@@ -9,16 +9,20 @@ answer.apply_async(["…"], business="revenue", priority=9, memory_gb=12, gpu_ty
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from celery import Task
 from celery.exceptions import Ignore, Retry
 
+from gpu_mesh.devices.detection import VISIBLE
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.requirements import Requirements
 from gpu_mesh.services import fencing, placement
+from gpu_mesh.settings import settings
 from gpu_mesh.store.claims import CLAIM_HEADER
+from gpu_mesh.tasks.checkpointing import CheckpointedTask, Preempted
 from gpu_mesh.tasks.options import (
     HEADER,
     MESH_OPTIONS,
@@ -44,10 +48,12 @@ _TAKEN_OFF = frozenset({"priority", "queue", "device", "requirements"})
 _QUEUE_CHOICE = frozenset({"business", "queue"})
 
 
-class GpuTask(Task):
+class GpuTask(CheckpointedTask):
     """A Celery task with needs. Declared options are checked when the task is defined, a call's before it is sent."""
 
     abstract = True
+    #: The worker's side of a run; by name, for it lies above.
+    Request = "workers.request:MeshRequest"
     #: The mesh options of the decorator.
     declared: ClassVar[Mapping[str, Any]] = {}
 
@@ -108,9 +114,12 @@ class GpuTask(Task):
         if self.request.is_eager:
             return self.run(*args, **kwargs)
         try:
-            result = self.run(*args, **kwargs)
+            with _visible(self.devices):
+                result = self.run(*args, **kwargs)
         except Retry:
             raise
+        except Preempted as exc:
+            raise self._yielded(exc) from None
         except Exception:
             self._check_claim()
             raise
@@ -127,6 +136,15 @@ class GpuTask(Task):
     def device(self) -> Device | None:
         """The device this run is on; None outside a device's worker."""
         return placement.own_device()
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Every device of this run: its worker's, and of a job of several those of the siblings that serve it."""
+        own, claim = self.device, self.request.get(CLAIM_HEADER) or {}
+        siblings = claim.get("siblings") or ()
+        if own is None or not siblings:
+            return () if own is None else (own,)
+        return (own, *(one for one in placement.online_devices(settings()) if one.worker in siblings))
 
     def inherited(self) -> dict[str, Any]:
         """Options with which a part of this task goes the way the whole does: `part.s().set(**self.inherited())`."""
@@ -152,6 +170,27 @@ class GpuTask(Task):
     def _check_claim(self) -> None:
         """Drop the outcome of a run whose claim is another's by now: that one's counts."""
         claim = self.request.get(CLAIM_HEADER)
-        if claim and not fencing.still_ours(claim["worker"], claim["tag"]):
+        if claim and not fencing.still_ours(claim["worker"], claim["tag"], claim.get("asked_at")):
             logger.warning("%s: claim lost, outcome dropped", self.request.id, extra={"action": "fence"})
             raise Ignore
+
+
+@contextmanager
+def _visible(devices: Sequence[Device]) -> Iterator[None]:
+    """Show CUDA the devices of a job of several: its worker's process was started with its own alone.
+
+    No help to a process in which an earlier job has initialised CUDA.
+    """
+    uuids = [device.uuid for device in devices if device.uuid]
+    if len(uuids) < 2:
+        yield
+        return
+    before = os.environ.get(VISIBLE)
+    os.environ[VISIBLE] = ",".join(uuids)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VISIBLE]
+        else:
+            os.environ[VISIBLE] = before

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import shared_task
 
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.settings import settings
-from gpu_mesh.store import journal, nodes
+from gpu_mesh.store import claims, nodes
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["forget_nodes"]
+__all__ = ["tidy"]
 
 
-@shared_task(name="mesh.forget_nodes", queue=CONTROL_QUEUE, ignore_result=True)
-def forget_nodes() -> list[str]:
-    """Drop nodes that were silent for a week; returns their names."""
+@shared_task(name="mesh.tidy", queue=CONTROL_QUEUE, ignore_result=True)
+def tidy() -> dict[str, Any]:
+    """Drop what nobody needs any more: nodes silent for a week (their names), needs that no message has (how many)."""
     with mapped_errors(settings()), connect(settings()) as client:
-        gone = nodes.forget_silent(client)
-        for name in gone:
-            journal.clear_node(client, name)
-    return gone
+        return {"nodes": nodes.forget_silent(client), "needs": claims.prune_needs(client)}

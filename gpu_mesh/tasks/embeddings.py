@@ -5,7 +5,8 @@
 
 More than `GPU_MESH_EMBED_CHUNK` texts are split by the worker that takes the task into parts of that size, which
 all devices share; the parts' vectors come back in the order of the texts, under the id the caller holds.
-While parts run, the task's state is PROGRESS with `{"done": texts, "total": texts}`.
+While parts run, the task's state is PROGRESS with `{"done": texts, "total": texts}`. Once the task is cancelled, parts
+that have not begun do nothing, and it ends as REVOKED, with the chord it may be in.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import logging
 from typing import Any
 
 from celery import chord, shared_task, states
+from celery.exceptions import Ignore
 
 from gpu_mesh.engines import get_engine, vectors
 from gpu_mesh.engines.base import check_model, check_texts
 from gpu_mesh.errors import BrokerUnavailable, InvalidTask
+from gpu_mesh.services.revoking import CANCELLED
 from gpu_mesh.settings import settings
-from gpu_mesh.store import progress
+from gpu_mesh.store import progress, revoked
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.tasks.base import GpuTask
 
@@ -54,16 +57,24 @@ def embeddings(self: GpuTask, texts: list[str], model: str | None = None, encodi
 
 
 @shared_task(name="embeddings.part", bind=True)
-def embed_part(self: GpuTask, texts: list[str], model: str | None, whole: str, total: int) -> dict[str, Any]:
-    """One part of the task `whole`, which has `total` texts in all; its vectors in base64."""
+def embed_part(self: GpuTask, texts: list[str], model: str | None, whole: str, total: int) -> dict[str, Any] | None:
+    """One part of the task `whole`, which has `total` texts in all; its vectors in base64. None for nothing: `whole`
+    was cancelled.
+    """
+    if _cancelled(whole):
+        return None
     embedded = _embed(texts, model, "base64")
     _report(self, whole, len(texts), total)
     return embedded
 
 
-@shared_task(name="embeddings.join", gpu_count=0)
-def join_parts(parts: list[dict[str, Any]], encoding: str) -> dict[str, Any]:
-    """The parts' vectors as one result, in their order."""
+@shared_task(name="embeddings.join", bind=True, gpu_count=0)
+def join_parts(self: GpuTask, found: list[dict[str, Any] | None], encoding: str) -> dict[str, Any]:
+    """The parts' vectors as one result, in their order. The task ends as REVOKED where a part is missing."""
+    parts = [part for part in found if part is not None]
+    if len(parts) < len(found):
+        self.backend.mark_as_revoked(self.request.id, CANCELLED, request=self.request)
+        raise Ignore
     dimensions = parts[0]["dimensions"]
     joined = vectors.join(part["vectors"] for part in parts)
     return {
@@ -72,6 +83,16 @@ def join_parts(parts: list[dict[str, Any]], encoding: str) -> dict[str, Any]:
         "count": sum(part["count"] for part in parts),
         "vectors": joined if encoding == "base64" else vectors.to_lists(vectors.decode(joined, dimensions)),
     }
+
+
+def _cancelled(whole: str) -> bool:
+    """Whether `whole` was taken back. Not as far as we know while Redis is away: the part's work may be wanted."""
+    try:
+        with mapped_errors(settings()), connect(settings()) as client:
+            return revoked.contains(client, whole)
+    except BrokerUnavailable as exc:
+        logger.warning("%s: whether it is cancelled is not known: %s", whole, exc, extra={"action": "cancelled"})
+        return False
 
 
 def _report(part: GpuTask, whole: str, amount: int, total: int) -> None:

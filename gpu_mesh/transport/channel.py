@@ -6,8 +6,10 @@ A channel without a claimer is kombu's own in everything else: inspect, events a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from hashlib import sha1
 from queue import Empty
 from time import monotonic
 from typing import Any, Protocol
@@ -17,14 +19,19 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
 
-from gpu_mesh.domain.queues import Band, band_of
+from gpu_mesh.domain.queues import GPU_QUEUES, Band, band_of
 from gpu_mesh.domain.requirements import REQUIREMENT_FIELDS
 from gpu_mesh.domain.scoring import mode_of
 from gpu_mesh.store import claims, queues
 from gpu_mesh.store.claims import Claimed
-from gpu_mesh.store.scripts import script
+from gpu_mesh.store.scripts import script, source
 
 __all__ = ["Channel", "ClaimQoS", "ClaimSource", "SentinelChannel", "claim_with"]
+
+
+#: Longest task id that is kept of a message.
+ID_LENGTH = 200
+_NOT_PRINTABLE = re.compile(r"[^ -~]")
 
 
 class ClaimSource(Protocol):
@@ -64,9 +71,14 @@ class ClaimQoS(virtual.QoS):
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         if requeue:
-            self._claimer.hand_back(delivery_tag, counts=True)
-        else:
-            self._claimer.bury(delivery_tag, "rejected by the worker: see its log")
+            self.hand_back(delivery_tag, counts=True)
+            return
+        self._claimer.bury(delivery_tag, "rejected by the worker: see its log")
+        super().ack(delivery_tag)
+
+    def hand_back(self, delivery_tag: str, *, counts: bool) -> None:
+        """Give a claim back to the front of its queue; `counts`: as a delivery."""
+        self._claimer.hand_back(delivery_tag, counts=counts)
         super().ack(delivery_tag)
 
     def restore_unacked(self) -> list[Any]:
@@ -84,10 +96,29 @@ class Channel(stock.Channel):
     #: Queues whose messages the publishing script takes; a transport option.
     mesh_queues: Sequence[str] = ()
 
+    def create_publish_batch(self, max_size: int) -> Any:
+        with self.conn_or_acquire() as client:
+            client.script_load(source("publish"))  # a pipeline cannot do it when it finds the script missing
+        return super().create_publish_batch(max_size)
+
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        if queue not in self.mesh_queues or kwargs.get("_publish_batch") is not None:
+        batch = kwargs.get("_publish_batch")
+        due = _due(message.get("headers") or {})
+        # Of a batch, a claim that meets it puts a message back whose time has not come.
+        if queue not in self.mesh_queues or (batch is not None and due is not None):
             super()._put(queue, message, **kwargs)
             return
+        arguments = self._publish_arguments(queue, message)
+        if batch is not None:
+            batch.add("evalsha", sha1(source("publish").encode()).hexdigest(), 0, *arguments)
+            return
+        with self.conn_or_acquire() as client:
+            key, envelope, _, _, tag, *_ = arguments
+            if due is None or not claims.delay(client, key, envelope, tag, due):
+                script(client, "publish")(args=arguments, client=client)
+
+    def _publish_arguments(self, queue: str, message: dict[str, Any]) -> list[str]:
+        """ARGV of publish.lua."""
         headers, properties = message.get("headers") or {}, message["properties"]
         mesh = headers.get("mesh")
         mesh = mesh if isinstance(mesh, dict) and isinstance(mesh.get("needs"), dict) else None
@@ -97,14 +128,16 @@ class Channel(stock.Channel):
         # Without the free fields: whatever an application writes there makes no device fit or not.
         given = mesh["needs"] if mesh else {}
         needs = dumps({name: value for name, value in given.items() if name in REQUIREMENT_FIELDS})
-        tag, task_id = properties["delivery_tag"], str(headers.get("id") or "")
-        due = _due(headers)
-        with self.conn_or_acquire() as client:
-            if due is not None and claims.delay(client, key, dumps(message), tag, due):
-                return
-            script(client, "publish")(
-                args=[key, dumps(message), band.value, needs, tag, task_id, mode_of(band).value], client=client
-            )
+        mode = mode_of(band, str(headers.get("task"))).value if queue in GPU_QUEUES else ""
+        return [
+            key,
+            dumps(message),
+            band.value,
+            needs,
+            properties["delivery_tag"],
+            _NOT_PRINTABLE.sub("?", str(headers.get("id") or ""))[:ID_LENGTH],
+            mode,
+        ]
 
     def _purge(self, queue: str) -> int:
         count = int(super()._purge(queue))
@@ -154,9 +187,15 @@ class Channel(stock.Channel):
     def _deliver_claim(self, claimer: ClaimSource, claimed: Claimed) -> None:
         try:
             message = loads(claimed.envelope)
-            message["headers"][claims.CLAIM_HEADER] = {"worker": claimer.worker, "tag": claimed.tag}
+            message["headers"][claims.CLAIM_HEADER] = {
+                "worker": claimer.worker,
+                "tag": claimed.tag,
+                "siblings": list(claimed.siblings),
+            }
             due = _due(message["headers"])
-            if due is not None:
+            if claimed.revoked:
+                _revoke(message["headers"])
+            elif due is not None:
                 if claimer.delay(claimed, due):
                     return
                 message["headers"]["eta"] = None  # else Celery puts it through its timer
@@ -194,6 +233,13 @@ def _due(headers: Mapping[str, Any]) -> float | None:
     except ValueError:
         return None
     return (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
+
+
+def _revoke(headers: Mapping[str, Any]) -> None:
+    """Tell Celery's worker, which then drops the message and marks result, chord and event."""
+    from celery.worker import state  # here, for senders have no use for a worker's modules
+
+    state.revoked.add(headers["id"])
 
 
 def claim_with(channel: Any, claimer: ClaimSource, concurrency: int) -> None:

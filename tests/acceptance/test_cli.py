@@ -201,7 +201,7 @@ def test_doctor_tells_what_is_here(broker: str) -> None:
     ran = run("doctor", "--json")
     assert ran.returncode == 0, ran.stdout
     levels = {finding["check"]: finding["level"] for finding in json.loads(ran.stdout)}
-    assert levels.keys() == {"python", "redis", "broker", "state", "devices", "engine", "nodes"}
+    assert levels.keys() == {"python", "redis", "broker", "state", "devices", "engine", "nodes", "leftovers"}
     assert levels["broker"] == levels["engine"] == levels["redis"] == "ok"
 
 

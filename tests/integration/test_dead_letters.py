@@ -6,6 +6,7 @@ import pytest
 from sample_tasks import add
 
 from gpu_mesh import app
+from gpu_mesh.domain.claim import Rules
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import dead_letters, lookup
 from gpu_mesh.settings import settings
@@ -37,12 +38,10 @@ def take(client) -> claims.Claimed:
 
 def claim(client, fits: frozenset[str]) -> claims.ClaimReply:
     none: frozenset[str] = frozenset()
-    claimant = claims.Claimant(WORKER, "grave", ["internal"], none, fits, none, none, none)
+    claimant = claims.Claimant(WORKER, "grave", ["internal"], none, fits, none, none, none, look="1")
     claims.load(client)
-    from gpu_mesh.domain.claim import Rules
-
-    sha = claims.claim_sha(client)
-    return claims.read_reply(client.evalsha(sha, 0, *claims.claim_arguments(claimant, Rules())))
+    _, look = claims.shas(client)
+    return claims.read_reply(client.evalsha(look, 0, *claims.claim_arguments(claimant, Rules())))
 
 
 def test_kept_with_the_reason(broker: str) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from canvas_tasks import at
-from celery import group, states
-from two_gpus import A40, RTX_4090, purge, two_gpus
+from celery import chord, group, states
+from celery.exceptions import ChordError
+from celery.result import AsyncResult
+from sample_tasks import hold
+from two_gpus import A40, RTX_4090, lists, purge, two_gpus
 from waiting import wait_for
 
 from gpu_mesh import app
@@ -140,6 +143,31 @@ def test_ten_thousand_texts_come_back():
     found = embeddings.apply_async([texts(10_000)], {"encoding": "base64"}).get(90)
     assert found["count"] == 10_000
     assert len(found["vectors"]) > settings().max_payload_mb * 1_000_000
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
+def test_cancelled_after_it_was_split(tmp_path: Path):
+    """Issue 3 §10: parts that wait do nothing, the whole is REVOKED at once and stays so, its chord ends."""
+    holding = {name: hold.apply_async((str(tmp_path / name),), queue="customer") for name in ("one", "other")}
+    for name in holding:
+        wait_for((tmp_path / name).exists, f"{name} to run")
+    body = chord([embeddings.s(texts(MANY)).set(queue="customer")], at.si().set(queue="customer"))()
+    whole = body.parent.results[0]
+    # Younger than the whole, older than its parts.
+    holding["last"] = hold.apply_async((str(tmp_path / "last"),), queue="customer")
+    (tmp_path / "one").unlink()
+    wait_for((tmp_path / "last").exists, "the whole to be split", LIMIT_S)
+    wait_for(lambda: lists().get("customer:6") == 8, "eight parts to wait")
+    parts = [task.id for task in lookup.waiting_tasks(settings())]
+    assert lookup.cancel(app, settings(), whole.id) == lookup.Cancelled("running")
+    assert whole.state == states.REVOKED
+    for name in ("other", "last"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ChordError, match=r"cancelled|revoked"):
+        AsyncResult(body.id, app=app).get(LIMIT_S)
+    assert [AsyncResult(part, app=app).get(LIMIT_S) for part in parts] == [None] * 8
+    assert whole.state == states.REVOKED
+    assert lists() == {}
 
 
 def test_progress_never_hides_a_failure():

@@ -14,7 +14,7 @@ import redis
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.errors import NodeNameTaken
 from gpu_mesh.settings import settings
-from gpu_mesh.store import journal, keys
+from gpu_mesh.store import keys
 from gpu_mesh.store.client import connect
 from gpu_mesh.store.nodes import Node, all_nodes, forget_silent, instance_id, leave, register
 
@@ -249,11 +249,3 @@ def test_survives_a_script_flush(client: redis.Redis):
     client.script_flush()
     register(client, node(), instance=ONE, ttl_s=TTL_S)
     assert len(all_nodes(client)) == 1
-
-
-def test_a_forgotten_node_runs_nothing(client: redis.Redis):
-    """What it was running when it vanished is not listed for ever."""
-    for worker in ("gpu0@gone", "gpu0@here"):
-        journal.task_started(client, {"id": worker, "worker": worker, "started_at": 1.0})
-    journal.clear_node(client, "gone")
-    assert [entry["id"] for entry in journal.running(client)] == ["gpu0@here"]

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import redis
-from redis_servers import LOOPBACK, free_port
 from sample_tasks import add
 
+from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.settings import settings
-from gpu_mesh.store import journal, keys, progress, queues
+from gpu_mesh.store import claims, journal, keys, progress, queues
 from gpu_mesh.store.client import connect
+from gpu_mesh.store.scripts import script
 
 
 @pytest.fixture
@@ -83,70 +79,44 @@ def test_progress_counts_a_part_once(client: redis.Redis):
 # Journal
 
 
-def entry(task_id: str, worker: str = "gpu0@a", started_at: float = 1.0) -> dict[str, Any]:
-    return {"id": task_id, "worker": worker, "state": "STARTED", "started_at": started_at}
+def claimed(client: redis.Redis, worker: str, task_id: str, body: str = "") -> claims.Claimed:
+    """A task sent and claimed by the worker."""
+    headers = {"id": task_id, "task": "app.answer", "mesh": {"needs": {}, "priority": 7, "sent_at": 1.0}}
+    raw = json.dumps({"body": body, "headers": headers, "properties": {"delivery_tag": task_id}})
+    claims.renew(client, worker, 60.0, anew=True)
+    script(client, "publish")(args=["customer:3", raw, "high", "{}", task_id, task_id, "normal"])
+    number = client.hget("gpumesh:needs", "={}")
+    claimant = claims.Claimant(
+        worker, worker.partition("@")[2], GPU_QUEUES, frozenset(), frozenset([number]), *[frozenset()] * 3
+    )
+    reply = claims.read_reply(script(client, "look")(args=claims.claim_arguments(claimant, Rules())))
+    assert isinstance(reply, claims.Claimed)
+    return reply
 
 
-def test_running_longest_first(client: redis.Redis):
-    """A worker of CPU queues runs several at once: none hides another (SPEC Q6)."""
-    journal.task_started(client, entry("second", "cpu@a", 2.0))
-    journal.task_started(client, entry("first", "cpu@a", 1.0))
-    journal.task_finished(client, {**entry("second", "cpu@a", 2.0), "state": "SUCCESS"})
-    assert [found["id"] for found in journal.running(client)] == ["first"]
-    journal.task_left(client, "first")
+@pytest.mark.parametrize("body", ["", "x" * 100_000])
+def test_what_is_claimed_runs_longest_first(client: redis.Redis, body: str):
+    """A1: with what its header says, whatever its size; nothing runs that nobody holds."""
+    first, second = claimed(client, "gpu1@a", "one", body), claimed(client, "gpu0@a", "two", body)
+    running = journal.running(client)
+    assert [(entry["id"], entry["worker"]) for entry in running] == [("one", "gpu1@a"), ("two", "gpu0@a")]
+    entry = running[0]
+    assert (entry["name"], entry["queue"], entry["priority"], entry["state"]) == (
+        *("app.answer", "customer", 7, "STARTED"),
+    )
+    assert (entry["sent_at"], entry["deliveries"], entry["siblings"], entry["standby"]) == (1.0, 1, [], None)
+    assert entry["waited_s"] == pytest.approx(entry["started_at"] - 1.0)
+    claims.ack(client, "gpu1@a", first.tag)
+    claims.reap(client, worker="gpu0@a", max_deliveries=5)
     assert journal.running(client) == []
-    assert [found["id"] for found in journal.finished(client)] == ["second"]
-
-
-def test_a_worker_that_starts_runs_nothing(client: redis.Redis):
-    """What its predecessor left is gone, what others run stays."""
-    for task_id, worker in (("left", "gpu0@a"), ("other", "gpu1@a")):
-        journal.task_started(client, entry(task_id, worker))
-    journal.clear_running(client, "gpu0@a")
-    journal.clear_running(client, "gpu0@a")
-    assert [found["id"] for found in journal.running(client)] == ["other"]
-
-
-def test_lost_runs(client: redis.Redis):
-    """A run whose process is gone ends in the journal, with its time; one that never ran does not appear."""
-    journal.task_started(client, entry("killed", started_at=10.0))
-    journal.task_lost(client, "killed", "FAILURE", 12.5)
-    journal.task_lost(client, "never ran", "REVOKED", 12.5)
-    (found,) = journal.finished(client)
-    assert (found["id"], found["state"], found["ran_s"]) == ("killed", "FAILURE", 2.5)
-    assert journal.running(client) == []
+    assert second.tag == "two"
 
 
 def test_finished_is_capped_newest_first(client: redis.Redis):
-    client.lpush(keys.FINISHED, *(json.dumps(entry(f"old {number}")) for number in range(journal.KEPT)))
-    journal.task_finished(client, entry("newest"))
-    assert client.llen(keys.FINISHED) == journal.KEPT
-    assert [found["id"] for found in journal.finished(client, 2)] == ["newest", f"old {journal.KEPT - 1}"]
-
-
-#: A run of a task as a worker's child does it, with a broker that is not there.
-RUN_WITHOUT_REDIS = """
-from celery.app.trace import build_tracer
-from gpu_mesh import app
-app.conf.update(result_backend="cache+memory://")
-app.loader.import_default_modules()
-task = app.tasks["sample_tasks.add"]
-request = {"id": "an-id", "hostname": "gpu0@a", "delivery_info": {"routing_key": "internal"}, "is_eager": False}
-print(build_tracer(task.name, task, app=app)("an-id", (2, 3), {}, request).retval)
-"""
-
-
-def test_journal_costs_no_job():
-    """Issue 2 §10: a Redis that is away when a job begins and ends costs entries in a table, not the job."""
-    started = time.monotonic()
-    ran = subprocess.run(
-        [sys.executable, "-c", RUN_WITHOUT_REDIS],
-        env={**os.environ, "GPU_MESH_BROKER_URL": f"redis://{LOOPBACK}:{free_port()}/0"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    assert ran.stdout.strip() == "5"
-    assert ran.stderr.count("journal entry lost") == 2
-    assert time.monotonic() - started < 10
+    """With the ack, in one step; an ack that came too late says nothing."""
+    client.lpush(keys.FINISHED, *(json.dumps({"id": f"old {number}"}) for number in range(claims.JOURNAL_KEPT)))
+    done = claimed(client, "gpu0@a", "newest")
+    for _ in range(2):
+        claims.ack(client, "gpu0@a", done.tag, journal=json.dumps({"id": "newest"}))
+    assert client.llen(keys.FINISHED) == claims.JOURNAL_KEPT
+    assert [found["id"] for found in journal.finished(client, 2)] == ["newest", f"old {claims.JOURNAL_KEPT - 1}"]

@@ -58,6 +58,8 @@ class Device:
     rules: Rules = field(default_factory=Rules)
     held: set[str] = field(default_factory=set)
     judged: dict[str, tuple[bool, str | None]] = field(default_factory=dict)
+    teams: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+    look: str | None = None
 
     def start(self) -> Device:
         """Begin its lease."""
@@ -66,6 +68,7 @@ class Device:
 
     def ask(self) -> claims.ClaimReply:
         """One claim, answered as it is."""
+        look, self.look = self.look, None
         claimant = claims.Claimant(
             worker=self.worker,
             node=self.worker.partition("@")[2],
@@ -75,9 +78,13 @@ class Device:
             misfits=frozenset(n for n, (fits, _) in self.judged.items() if not fits),
             loaded=frozenset(n for n, (_, model) in self.judged.items() if self.loaded and model == self.loaded),
             modelless=frozenset(n for n, (_, model) in self.judged.items() if model is None),
+            teams=self.teams,
+            look=look or "",
         )
-        reply = script(self.client, "claim")(args=claims.claim_arguments(claimant, self.rules))
-        return claims.read_reply(reply)
+        name = "claim" if look is None else "look"
+        reply = claims.read_reply(script(self.client, name)(args=claims.claim_arguments(claimant, self.rules)))
+        self.look = reply.what if isinstance(reply, claims.Look) else None
+        return reply
 
     def claim(self, most: int = 1000) -> claims.Claimed | claims.Refused | None:
         """Ask until there is a claim, a refusal or nothing."""
@@ -131,4 +138,4 @@ def claimed_at(client: redis.Redis, worker: str, tag: str) -> float:
     """By Redis's clock, s: the `now` of the claim."""
     held = client.hget(keys.claims(worker), tag)
     assert held is not None
-    return float(held.partition("\n")[0].split("\t")[6])
+    return claims.read_record(held).claimed_at

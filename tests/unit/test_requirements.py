@@ -24,6 +24,7 @@ GPU = Device(
     memory_gb=24.0,
     margin_gb=1.0,
     labels={"trust": "owned", "site": "office"},
+    models=("gemma4:e4b", "gemma4:12b"),
 )
 CPU = replace(GPU, name="cpu0", kind=DeviceKind.CPU, gpu_type="Xeon (CPU)")
 
@@ -144,6 +145,7 @@ DEVICES = st.builds(
     memory_gb=GB,
     margin_gb=st.floats(0, 10),
     labels=LABELS,
+    models=st.lists(WORDS, max_size=2).map(tuple),
 )
 
 
@@ -246,6 +248,7 @@ def test_needs_that_are_met(needs: dict[str, object]):
             "needs a A40; gpu0@office-1 is a NVIDIA GeForce RTX 4090",
         ),
         ({"labels": {"trust": "rented"}}, "needs label trust=rented; gpu0@office-1 has trust=owned"),
+        ({"model": "llama3"}, "needs model llama3; gpu0@office-1 is kept for gemma4:e4b, gemma4:12b"),
         ({"labels": {"zone": "eu"}}, "needs label zone=eu; gpu0@office-1 has no such label"),
         ({"node": "office-2"}, "pinned to node office-2; this is gpu0@office-1"),
         ({"device": "gpu1"}, "pinned to device gpu1; this is gpu0@office-1"),

@@ -1,38 +1,41 @@
--- The index of waiting messages: included by the scripts below, no script itself.
+-- The index of waiting messages: included by the scripts that change it, no script itself.
 --
 -- A queue's messages lie in stock Redis lists (one per priority step), pushed left by any Celery client. The index says
 -- where in its list each message lies, how long it waits and what it needs, so that a claim reads one message only:
--- the one it takes.
+-- the one it takes. Times are Redis's, in µs since the epoch.
 --
---   gpumesh:list:<list>  hash    base → sequence number of the list's last (oldest) element
---                                n → how many elements from there on are indexed
---                                q<sequence number> → uid        p<uid> → sequence number
---                                <uid> → at, gated, deliveries, band, delivery tag, task id; tab-separated
---   gpumesh:group:<g>    zset    uids of one group by time, <g> = <list>|<band>|<needs>
---   gpumesh:class:<c>    zset    its groups that are not empty, by the time of their oldest message, <c> = <queue>|<band>
---   gpumesh:classes      zset    every class that is not empty, by the time of its oldest message
---   gpumesh:uid          string  the last uid given
+--   gpumesh:list:<list>  hash    base → position of the list's last (oldest) element: positions count from there to the
+--                                left   top → position that the next message indexed gets
+--                                A message's id is the position it came in at; of those that lie elsewhere now, that
+--                                were given back (r…) or are big (b…):   m<id> → position       o<position> → id
+--   gpumesh:group:<g>    zset    "<id> <at> <gated> <deliveries> <delivery tag> <task id>" by at;
+--                                <g> = <needs>|<band>|<list>, needs 0 for what is no message
+--   gpumesh:class:<c>    zset    its groups that are not empty, by the time of their oldest message; <c> = <queue>|<band>
+--   gpumesh:classes      hash    every class that is not empty → the time of its oldest message or an earlier one
 --   gpumesh:needs        hash    number → needs as JSON; and =<that text> → number
---   gpumesh:again        hash    delivery tag → at, gated, deliveries of a message that was given back
---   gpumesh:gated        hash    queue → seconds it was gated so far
+--   gpumesh:again        hash    delivery tag → at, gated, deliveries of a message that was given back; tab-separated
+--   gpumesh:gated        hash    queue → how long it was closed for the whole mesh so far; +<queue> → since when it is
 --
--- Strangers may push at any time: what they pushed is indexed by the next claim (`adopt`). Strangers who take (a stock
--- worker, a purge) make the index wrong; that shows when a message is not where it should be, and the list's index is
--- made anew (`forget`).
+-- Strangers may push at any time: what they pushed is indexed by the next look (look.lua). Strangers who take (a stock
+-- worker, a purge) make the index wrong; that shows when a message is not where it should be, and is mended.
 
 local call, find, match, format = redis.call, string.find, string.match, string.format
 local P = 'gpumesh:'
-local CLASSES, NEEDS, AGAIN = 'gpumesh:classes', 'gpumesh:needs', 'gpumesh:again'
+local NEEDS, AGAIN, CLASSES = 'gpumesh:needs', 'gpumesh:again', 'gpumesh:classes'
 
--- Redis's time as text with six decimals: what is stored; numbers are read from it.
 local function clock()
   local t = call('TIME')
-  return format('%s.%06d', t[1], t[2])
+  return t[1] * 1e6 + t[2]
 end
 
-local function split(text)
+-- A time as text: Lua would write 1.7e+15.
+local function text(number)
+  return format('%.0f', number)
+end
+
+local function split(line)
   local parts = {}
-  for part in string.gmatch(text .. '\t', '([^\t]*)\t') do parts[#parts + 1] = part end
+  for part in string.gmatch(line .. '\t', '([^\t]*)\t') do parts[#parts + 1] = part end
   return parts
 end
 
@@ -40,15 +43,32 @@ local function queue_of(list)
   return match(list, '^(.*):[369]$') or list
 end
 
--- Enter a message. m: list, q, at, gated, deliveries, needs, band, tag, id; base and n: of its list from now on.
-local function enter(m, base, n)
-  local uid, list = format('%015d', call('INCR', P .. 'uid')), m.list
-  call('HSET', P .. 'list:' .. list, 'base', base, 'n', n, 'q' .. m.q, uid, 'p' .. uid, m.q, uid,
-    table.concat({m.at, m.gated, m.deliveries, m.band, m.tag, m.id}, '\t'))
-  local group, class = list .. '|' .. m.band .. '|' .. m.needs, queue_of(list) .. '|' .. m.band
-  call('ZADD', P .. 'group:' .. group, m.at, uid)
-  call('ZADD', P .. 'class:' .. class, 'LT', m.at, group)
-  call('ZADD', CLASSES, 'LT', m.at, class)
+-- How long a queue was closed until now.
+local function gated_until(queue, now)
+  local got = call('HMGET', P .. 'gated', queue, '+' .. queue)
+  return tonumber(got[1] or 0) + (got[2] and now - got[2] or 0)
+end
+
+-- Envelopes that are not moved about, bytes.
+local BIG = 65536
+
+-- The id of a message that came in at a position.
+local function id_at(list, place, raw)
+  if #raw <= BIG then return place end
+  call('HSET', P .. 'list:' .. list, 'mb' .. place, place, 'o' .. place, 'b' .. place)
+  return 'b' .. place
+end
+
+-- Enter a message that lies in its list. m: list, id, at, gated, deliveries, needs, band, tag, task. Its position and
+-- the list's base and top are the caller's to write.
+local function enter(m)
+  local group, class = m.needs .. '|' .. m.band .. '|' .. m.list, queue_of(m.list) .. '|' .. m.band
+  local at = text(m.at)
+  call('ZADD', P .. 'group:' .. group, at,
+    table.concat({m.id, at, text(m.gated), m.deliveries, m.tag, m.task}, ' '))
+  call('ZADD', P .. 'class:' .. class, 'LT', at, group)
+  local bound = call('HGET', CLASSES, class)
+  if not bound or m.at < tonumber(bound) then call('HSET', CLASSES, class, at) end
 end
 
 -- Keep an envelope that cannot be run, with the reason.
@@ -57,20 +77,12 @@ local function bury(list, raw, why)
   call('LPUSH', P .. 'dead', cjson.encode(why) .. '\n' .. raw)
 end
 
--- A claim as it is kept (claim.lua): its fields, and the envelope.
-local function read_claim(held)
-  local stop = find(held, '\n', 1, true)
-  local f = split(string.sub(held, 1, stop - 1))
-  return {list = f[1], at = f[2], gated = f[3], deliveries = tonumber(f[4]), needs = f[5], band = f[6], id = f[8]},
-    string.sub(held, stop + 1)
-end
-
 -- The number of a text of needs, made up when it is new.
-local function needs_number(text)
-  local number = call('HGET', NEEDS, '=' .. text)
+local function needs_number(needs)
+  local number = call('HGET', NEEDS, '=' .. needs)
   if not number then
-    number = tostring(call('HINCRBY', NEEDS, 'next', 1))
-    call('HSET', NEEDS, '=' .. text, number, number, text)
+    number = text(call('HINCRBY', NEEDS, 'next', 1))
+    call('HSET', NEEDS, '=' .. needs, number, number, needs)
   end
   return number
 end

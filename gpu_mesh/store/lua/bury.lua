@@ -3,12 +3,12 @@
 -- ARGV[1]  worker        ARGV[2]  delivery tag        ARGV[3]  why
 -- returns  1, or 0 when the claim was not this worker's any more
 --@include _index
+--@include _idle
+--@include _let_go
 
-local claims = P .. 'claims:' .. ARGV[1]
-local held = call('HGET', claims, ARGV[2])
-if not held then return 0 end
-call('HDEL', claims, ARGV[2])
+local m, raw = read_claim(ARGV[1], ARGV[2])
+if not m then return 0 end
+let_go(ARGV[1], ARGV[2])
 call('HDEL', AGAIN, ARGV[2])
-local m, raw = read_claim(held)
-bury(m.list, raw, {why = ARGV[3], worker = ARGV[1], at = tonumber(clock()), deliveries = m.deliveries, id = m.id})
+bury(m.list, raw, {why = ARGV[3], worker = ARGV[1], at = clock() / 1e6, deliveries = m.deliveries, id = m.task})
 return 1

@@ -10,10 +10,13 @@
 --
 -- Refused as a whole by a Redis that is full: the first write needs memory.
 
-local P = 'gpumesh:'
-local t = redis.call('TIME')
+local call, P = redis.call, 'gpumesh:'
+--@include _idle
+--@include _let_go
+
+local t = call('TIME')
 if tonumber(ARGV[4]) <= tonumber(t[1]) + tonumber(t[2]) / 1e6 then return 0 end
-redis.call('HSET', P .. 'later', ARGV[3], ARGV[1] .. '\n' .. ARGV[2])
-redis.call('ZADD', P .. 'delayed', ARGV[4], ARGV[3])
-if ARGV[5] ~= '' then redis.call('HDEL', P .. 'claims:' .. ARGV[5], ARGV[3]) end
+call('HSET', P .. 'later', ARGV[3], ARGV[1] .. '\n' .. ARGV[2])
+call('ZADD', P .. 'delayed', ARGV[4], ARGV[3])
+if ARGV[5] ~= '' then let_go(ARGV[5], ARGV[3]) end
 return 1

@@ -1,55 +1,61 @@
--- Put a message into its list, index it, and wake the best-placed idle device.
+-- Put a message into its list, index it, and wake the best-placed idle worker.
 --
 -- ARGV[1]  list                   ARGV[2]  envelope
 -- ARGV[3]  band                   ARGV[4]  needs as JSON
 -- ARGV[5]  delivery tag           ARGV[6]  task id
--- ARGV[7]  mode of placement: critical, normal or low
--- returns  the worker woken (of several the one idle longest), or ""
+-- ARGV[7]  mode of placement: critical, normal or low; "" for a queue that needs no device
+-- returns  the worker woken, or of several the one idle longest, or ""
 --
 -- gpumesh:fit:<needs>:<mode>  zset  worker → its node score for such a task
--- gpumesh:wake:<worker>       list  what an idle worker waits on
 --
 -- Refused as a whole by a Redis that is full: the first write needs memory.
 --@include _index
+--@include _idle
 
-local IDLE = P .. 'idle'
--- Ranked workers looked at in one go.
-local PAGE = 100
+-- Workers looked at in one go; few idle ones are looked up in the ranking, else the ranking is gone through.
+local FEW, PAGE = 16, 100
 -- Workers woken where none of the idle is known to fit.
 local UNJUDGED = 4
 
 local list = ARGV[1]
+local queue, hash = queue_of(list), P .. 'list:' .. list
 local len = call('LPUSH', list, ARGV[2])
-local got = call('HMGET', P .. 'list:' .. list, 'base', 'n')
-local base, n = tonumber(got[1] or 0), tonumber(got[2] or 0)
+local got = call('HMGET', hash, 'base', 'top')
+local top = tonumber(got[2] or 0)
 local needs = needs_number(ARGV[4])
 -- Behind a stranger's it waits to be indexed with it.
-if len == n + 1 then
-  enter({list = list, q = base + n, at = clock(), gated = call('HGET', P .. 'gated', queue_of(list)) or 0, deliveries = 0,
-    needs = needs, tag = ARGV[5], band = ARGV[3], id = ARGV[6]}, base, n + 1)
+if len == top - tonumber(got[1] or 0) + 1 then
+  local now = clock()
+  call('HSET', hash, 'top', top + 1)
+  enter({list = list, id = id_at(list, top, ARGV[2]), at = now, gated = gated_until(queue, now), deliveries = 0, needs = needs, band = ARGV[3],
+    tag = ARGV[5], task = ARGV[6]})
 end
 
-local function wake(worker)
-  call('ZREM', IDLE, worker)
-  call('LPUSH', P .. 'wake:' .. worker, 1)
-  call('EXPIRE', P .. 'wake:' .. worker, 60)
-  return worker
-end
-
-if call('ZCARD', IDLE) == 0 then return '' end
+local idle = P .. 'idle:' .. queue
+local count = call('ZCARD', idle)
+if count == 0 then return '' end
+if ARGV[7] == '' then return wake(call('ZRANGE', idle, 0, 0)[1]) end
 local ranked = P .. 'fit:' .. needs .. ':' .. ARGV[7]
-local from = 0
-while true do
-  local page = call('ZREVRANGE', ranked, from, from + PAGE - 1)
-  if #page == 0 then break end
-  local idle = call('ZMSCORE', IDLE, unpack(page))
-  for i = 1, #page do
-    if idle[i] then return wake(page[i]) end
+if count <= FEW then
+  local names, best, best_score = call('ZRANGE', idle, 0, -1), nil, nil
+  for i, score in ipairs(call('ZMSCORE', ranked, unpack(names))) do
+    score = score and tonumber(score)
+    if score and (not best or score > best_score) then best, best_score = names[i], score end
   end
-  from = from + PAGE
+  if best then return wake(best) end
+else
+  local from, page = 0, FEW
+  while true do
+    local names = call('ZREVRANGE', ranked, from, from + page - 1)
+    if #names == 0 then break end
+    for i, since in ipairs(call('ZMSCORE', idle, unpack(names))) do
+      if since then return wake(names[i]) end
+    end
+    from, page = from + page, PAGE
+  end
 end
 -- None of the idle has judged these needs to fit it: those idle longest look. One that finds nothing is idle anew, so
 -- the next publish wakes others.
-local longest = call('ZRANGE', IDLE, 0, UNJUDGED - 1)
+local longest = call('ZRANGE', idle, 0, UNJUDGED - 1)
 for i = 1, #longest do wake(longest[i]) end
 return longest[1]

@@ -3,42 +3,35 @@
 -- ARGV[1]  worker to reap now, whatever its lease says ("" for those whose lease ended)
 -- ARGV[2]  deliveries after which a message is dead
 -- ARGV[3]  claims to give back at most in one call
--- returns  {worker, task id, "requeued" or "dead", …}
+-- returns  {worker, task id, list, "requeued", "woken" or "dead", …}
 --
 -- gpumesh:dead  list  {list, why, worker, at, deliveries, id} as JSON; newline; envelope. Newest first
 --@include _index
+--@include _idle
+--@include _let_go
 --@include _give_back
 
+-- The first write needs no memory: this works on a Redis that is full.
 call('DEL', P .. 'nothing')
-local now_text = clock()
-local now = tonumber(now_text)
+local now = clock()
 local dead = {ARGV[1]}
 if ARGV[1] == '' then
   if now <= tonumber(call('GET', P .. 'grace') or 0) then return {} end
-  dead = call('ZRANGEBYSCORE', P .. 'leases', '-inf', now_text, 'LIMIT', 0, 100)
+  dead = call('ZRANGEBYSCORE', P .. 'leases', '-inf', text(now), 'LIMIT', 0, 100)
 end
 local told, left = {}, tonumber(ARGV[3])
 for _, worker in ipairs(dead) do
-  local claims = P .. 'claims:' .. worker
-  for _, tag in ipairs(call('HKEYS', claims)) do
-    if left == 0 then return told end
-    left = left - 1
-    local m, raw = read_claim(call('HGET', claims, tag))
-    call('HDEL', claims, tag)
-    local outcome = 'requeued'
-    m.tag = tag
-    if m.deliveries >= tonumber(ARGV[2]) then
-      outcome = 'dead'
-      call('HDEL', AGAIN, tag)
-      bury(m.list, raw, {why = 'deliveries', worker = worker, at = now, deliveries = m.deliveries, id = m.id})
-    else
-      give_back(raw, m)
+  for _, tag in ipairs(call('HKEYS', P .. 'claims:' .. worker)) do
+    if not find(tag, '^[=+]') then
+      if left == 0 then return told end
+      left = left - 1
+      local m, raw = read_claim(worker, tag)
+      let_go(worker, tag)
+      local outcome = give_back(worker, m, raw, tonumber(ARGV[2]))
+      for _, part in ipairs({worker, m.task, m.list, outcome}) do told[#told + 1] = part end
     end
-    told[#told + 1] = worker
-    told[#told + 1] = m.id
-    told[#told + 1] = outcome
   end
   call('ZREM', P .. 'leases', worker)
-  call('ZREM', P .. 'idle', worker)
+  stir(worker)
 end
 return told

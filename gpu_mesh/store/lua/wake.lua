@@ -1,17 +1,19 @@
--- Wake the devices that are idle longest: there is work that no publish told of (given back, delayed until now).
+-- Wake the workers that are idle longest: there is work that no publish told of (given back, delayed until now).
 --
--- ARGV[1]  how many at most
--- returns  how many
---
--- gpumesh:idle           zset  worker → idle since
--- gpumesh:wake:<worker>  list  what an idle worker waits on
+-- ARGV[1…]  the queue of each message; a worker a message
+-- returns   how many were woken
 
-local P = 'gpumesh:'
-redis.call('DEL', P .. 'nothing')
-local idle = redis.call('ZRANGE', P .. 'idle', 0, tonumber(ARGV[1]) - 1)
-for _, worker in ipairs(idle) do
-  redis.call('ZREM', P .. 'idle', worker)
-  redis.call('LPUSH', P .. 'wake:' .. worker, 1)
-  redis.call('EXPIRE', P .. 'wake:' .. worker, 60)
+local call, P = redis.call, 'gpumesh:'
+--@include _idle
+
+-- The first write needs no memory: this works on a Redis that is full.
+call('DEL', P .. 'nothing')
+local woken = 0
+for i = 1, #ARGV do
+  local longest = call('ZRANGE', P .. 'idle:' .. ARGV[i], 0, 0)[1]
+  if longest then
+    wake(longest)
+    woken = woken + 1
+  end
 end
-return #idle
+return woken

@@ -198,3 +198,11 @@ def test_a_fake_does_as_it_is_told() -> None:
     source.restore("gpu1")
     source.use("gpu1", 99.0)
     assert source.read(other).memory_free_gb == 0.0
+
+
+def test_a_device_may_be_kept_for_models() -> None:
+    """P4: variants of a model on different GPUs, to compare them."""
+    found = detect("fake:RTX 4090:24,fake:A40:40", node="n", models={"gpu1": ["gemma4:e4b", "gemma4:12b"]})
+    assert [device.models for device in found] == [(), ("gemma4:e4b", "gemma4:12b")]
+    with pytest.raises(InvalidSetting, match=r"gpu7.*gpu0, gpu1"):
+        detect("fake:RTX 4090:24,fake:A40:40", node="n", models={"gpu7": ["gemma4:e4b"]})

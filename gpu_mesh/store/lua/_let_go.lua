@@ -1,0 +1,29 @@
+-- Letting a claim go: included by the scripts that end one, after _idle.
+--
+--   gpumesh:claims:<worker>  hash  <delivery tag> → list, at, gated, deliveries, needs, band, claimed at, standby,
+--                                  task id; tab-separated
+--                                  =<delivery tag> → its envelope     +<delivery tag> → its siblings, with commas
+
+-- The claim as a table, and its envelope; nothing when it is not the worker's.
+local function read_claim(worker, tag)
+  local got = call('HMGET', P .. 'claims:' .. worker, tag, '=' .. tag)
+  if not got[1] then return end
+  local f = {}
+  for part in string.gmatch(got[1] .. '\t', '([^\t]*)\t') do f[#f + 1] = part end
+  return {list = f[1], at = tonumber(f[2]), gated = tonumber(f[3]), deliveries = tonumber(f[4]), needs = f[5],
+    band = f[6], standby = f[8], task = f[9], tag = tag}, got[2]
+end
+
+-- The worker holds it no more, and its sibling devices are free. Returns 1, or 0 when it was not the worker's.
+local function let_go(worker, tag)
+  local claims = P .. 'claims:' .. worker
+  local siblings = call('HGET', claims, '+' .. tag)
+  local was = call('HDEL', claims, tag, '=' .. tag, '+' .. tag)
+  if siblings then
+    for sibling in string.gmatch(siblings, '[^,]+') do
+      call('HDEL', P .. 'state', '+' .. sibling)
+      wake(sibling)
+    end
+  end
+  return was > 0 and 1 or 0
+end

@@ -1,0 +1,101 @@
+-- Taking the message `best`: included by _claim.lua, at its end.
+
+-- Take it out of its list. The list's last element fills its place, so that this costs the same at any depth; the order
+-- of work is the index's, not the list's. Elements that lie before it and are few, or big, go to the other end first:
+-- else they would be moved on by a place with each claim.
+local FEW = 3
+
+local list, tag, id = best.list, best.tag, best.id
+local hash = P .. 'list:' .. list
+local got = call('HMGET', hash, 'base', 'm' .. id, 'top')
+-- Nowhere: a stranger took it.
+local base, place = tonumber(got[1] or 0), tonumber(got[2] or id) or -math.huge
+local p, raw, moved, last = place - base, nil, nil, nil
+if p > 0 then
+  raw = call('LINDEX', list, -1 - p)
+  moved = call('HGET', hash, 'o' .. base)
+elseif p == 0 then
+  raw = call('RPOP', list)
+end
+-- Stock clients write the tag at the end.
+if not raw or not (find(raw, tag, -1024, true) or find(raw, tag, 1, true)) then
+  if raw and p == 0 then call('RPUSH', list, raw) end
+  return {'look', list}
+end
+if p > 0 then
+  local top = tonumber(got[3])
+  -- The first write needs no memory.
+  call('DEL', P .. 'nothing')
+  while p > 0 and (p <= FEW or moved and find(moved, '^b')) and call('LLEN', list) == top - base do
+    call('RPOPLPUSH', list, list)
+    if moved then call('HDEL', hash, 'o' .. base) end
+    moved = moved or base
+    call('HSET', hash, 'base', base + 1, 'top', top + 1, 'm' .. moved, top, 'o' .. top, moved)
+    base, top, p = base + 1, top + 1, p - 1
+    moved = call('HGET', hash, 'o' .. base)
+  end
+  last = call('RPOP', list)
+end
+call('HSET', hash, 'base', base + 1)
+if p > 0 then
+  call('LSET', list, -p, last)
+  if moved then call('HDEL', hash, 'o' .. base) end
+  moved = moved or base
+  call('HSET', hash, 'm' .. moved, place, 'o' .. place, moved)
+  if got[2] then call('HDEL', hash, 'm' .. id) end
+elseif got[2] then
+  call('HDEL', hash, 'm' .. id, 'o' .. place)
+end
+
+local group, class, next_at = best.group, best.class, best.next and match(best.next, '^%S+ (%d+)')
+call('ZREM', P .. 'group:' .. group, best.member)
+if next_at then
+  call('ZADD', P .. 'class:' .. class, next_at, group)
+else
+  call('ZREM', P .. 'class:' .. class, group)
+end
+if not next_at and best.only then
+  call('HDEL', P .. 'classes', class)
+elseif best.first then
+  for i = 1, #classes, 2 do
+    -- What is left of the class is no older than this one was.
+    if classes[i] == class and best.sent > classes[i + 1] + CLASS_LAG then call('HSET', P .. 'classes', class, best.at) end
+  end
+end
+
+if ARGV[12] == '1' then stir(worker) end
+for i = 1, #held do
+  -- A stranger's copy of what it holds: kept apart, or one of the two would be lost.
+  if held[i] == tag then
+    call('LPUSH', P .. 'dead', cjson.encode({list = list, why = 'duplicate', at = now / 1e6, id = best.task}) .. '\n' .. raw)
+    return {'look', '1'}
+  end
+end
+
+local deliveries, band, standby = best.deliveries + 1, match(class, '[^|]*$'), ''
+if deliveries > 1 then call('HDEL', P .. 'again', tag) end
+if band == 'critical' then
+  -- The best of the others, of another node if there is one (SPEC P5).
+  for _, name in ipairs(call('ZREVRANGE', P .. 'fit:' .. best.needs .. ':critical', 0, 15)) do
+    local ends = name ~= worker and call('ZSCORE', P .. 'leases', name)
+    if ends and tonumber(ends) > now then
+      local elsewhere = match(name, '@(.*)$') ~= node
+      if standby == '' or elsewhere then standby = name end
+      if elsewhere then break end
+    end
+  end
+end
+local record = table.concat({list, best.at, best.gated, deliveries, best.needs, band, format('%.0f', now), standby,
+  best.task}, '\t')
+call('HSET', claims, tag, record, '=' .. tag, raw)
+if best.saves_swap then call('HINCRBY', P .. 'stats', 'swaps_saved', 1) end
+if best.siblings ~= '' then
+  call('HSET', claims, '+' .. tag, best.siblings)
+  for sibling in string.gmatch(best.siblings, '[^,]+') do
+    call('HSET', P .. 'state', '+' .. sibling, worker .. '\t' .. tag)
+    stir(sibling)
+  end
+  call('HDEL', P .. 'gather', node)
+end
+local forgotten = call('ZSCORE', P .. 'revoked', best.task)
+return {'claim', tag, raw, record, best.siblings, forgotten and forgotten * 1e6 > now and 1 or 0}

@@ -1,0 +1,38 @@
+-- Jobs of several devices: included by _claim.lua.
+
+-- Siblings that would serve a job together with this device: as many as it needs; and whether all are there.
+local team
+if ARGV[11] ~= '' then
+  team = function(needs)
+    local count, names = match(ARGV[11], '\n' .. needs .. ' (%d+)([^\n]*)\n')
+    if not count then return '', true end
+    local free, left = {}, tonumber(count)
+    for name in string.gmatch(names, '%S+') do
+      local ends = call('ZSCORE', P .. 'leases', name)
+      if left > 0 and ends and tonumber(ends) > now and call('HLEN', P .. 'claims:' .. name) == 0 then
+        local serves = call('HGET', P .. 'state', '+' .. name)
+        local holder, tag = match(serves or '', '^(.*)\t(.*)$')
+        if not holder or call('HEXISTS', P .. 'claims:' .. holder, tag) == 0 then
+          free[#free + 1] = name
+          left = left - 1
+        end
+      end
+    end
+    return table.concat(free, ','), left == 0
+  end
+end
+
+-- Whether the node's idle devices are kept for job m, which lacks some: one job at a time, the most important one.
+local function gathers(m, rank)
+  local kept = call('HGET', P .. 'gather', node)
+  local group, id, of, til, again = match(kept or '', '^(.*)\t(.*)\t(.*)\t(.*)\t(.*)$')
+  if group == m.group and id == m.id then
+    if now < tonumber(til) then return true end
+    if now < tonumber(again) then return false end
+  elseif group and now < tonumber(til) and rank <= tonumber(of) then
+    local head = call('ZRANGE', P .. 'group:' .. group, 0, 0)[1]
+    if head and find(head, id .. ' ', 1, true) == 1 then return false end
+  end
+  m.gather = format('%s\t%s\t%.17g\t%.0f\t%.0f', m.group, m.id, rank, now + ARGV[10], now + 2 * ARGV[10])
+  return true
+end

@@ -1,0 +1,36 @@
+"""Which Redis answers."""
+
+from __future__ import annotations
+
+import re
+
+import redis
+
+from gpu_mesh.store.redis_binary import MIN_VERSION
+
+__all__ = ["BEFORE_HELLO", "is_too_old", "version"]
+
+#: What is known of a server that does not know the command a client begins with; Redis 6 brought it.
+BEFORE_HELLO = "5 or older"
+_VERSION = re.compile(r"(\d+)(?:\.(\d+))?")
+
+
+def version(client: redis.Redis) -> str | None:
+    """Its version as it says it, `7.2.4`; None where it does not, or not to us. Asks it for an answer first."""
+    try:
+        client.ping()
+    except redis.ResponseError as exc:
+        if "unknown command" in str(exc).lower():
+            return BEFORE_HELLO
+        raise
+    try:
+        found = client.info("server").get("redis_version")
+    except redis.ResponseError:
+        return None
+    return None if found is None else str(found)
+
+
+def is_too_old(text: str) -> bool:
+    """Whether our scripts use commands that such a Redis lacks. What is no version is none we know to be old."""
+    found = _VERSION.match(text)
+    return found is not None and (int(found[1]), int(found[2] or 0)) < MIN_VERSION

@@ -1,0 +1,114 @@
+"""The parent's side of a run: what becomes of its message when it yields, or is interrupted (DESIGN §6, §7)."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from typing import Any
+
+from celery import states
+from celery.exceptions import Ignore, Reject, Retry
+from celery.worker.request import Request
+from celery.worker.state import task_ready
+
+from gpu_mesh.services.board import BOARD
+from gpu_mesh.store import journal
+from gpu_mesh.store.claims import CLAIM_HEADER
+from gpu_mesh.tasks.checkpointing import HandBack
+
+__all__ = ["MeshRequest"]
+
+logger = logging.getLogger(__name__)
+
+
+class MeshRequest(Request):
+    """What `GpuTask.Request` names."""
+
+    #: Why its child was killed, or is to be once it begins.
+    _interrupted: str | None = None
+    _pool: Any = None
+    #: How the run ended, for the journal; None: it has not, the task goes on in another one.
+    _ended: str | None = states.SUCCESS
+    acknowledged: bool
+
+    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(message, *args, **kwargs)
+        claim = self._request_dict.get(CLAIM_HEADER)
+        if isinstance(claim, dict):
+            # With it the child knows whether the lease covers the claim (services/fencing), and who handles a HandBack.
+            claim["asked_at"] = getattr(message.channel, "_brpop_sent_at", None)
+
+    def ask_to_yield(self, reason: str) -> bool:
+        """Ask the run to end at its next checkpoint. False when too many are asked already."""
+        return BOARD.ask(self.message.delivery_tag, reason)
+
+    def interrupt(self, pool: Any, reason: str) -> None:
+        """Kill the child that runs it; the message goes to the front of its queue, not counted as a delivery."""
+        self._interrupted, self._pool = reason, pool
+        if self.time_start:
+            pool.terminate_job(self.worker_pid, signal.SIGKILL)
+
+    def drop(self, pool: Any) -> None:
+        """Kill the child that runs it, and say nothing: its claim is another's by now."""
+        self.acknowledged = True
+        self.interrupt(pool, "claim lost")
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """As Celery's; one that was interrupted before it began ends here."""
+        super().on_accepted(pid, time_accepted)
+        if self._interrupted is not None:
+            self._pool.terminate_job(pid, signal.SIGKILL)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """As Celery's, but for a run that yielded, and for one that was interrupted."""
+        exc = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(exc, HandBack):
+            return self._hand_back(exc.reason, counts=exc.counts)
+        if self._interrupted is not None and not return_ok:
+            return self._hand_back(self._interrupted, counts=False)
+        self._ended = None if isinstance(exc, (Ignore, Reject, Retry)) else states.FAILURE
+        return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """As Celery's."""
+        if not soft:
+            self._ended = states.FAILURE
+        super().on_timeout(soft, timeout)
+
+    def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
+        self._ended = states.REVOKED
+        super()._announce_revoked(*args, **kwargs)
+
+    def acknowledge(self) -> None:
+        """As Celery's, with the journal's entry; nobody asks this run any more."""
+        tag, claimer = self.message.delivery_tag, getattr(self.message.channel, "claimer", None)
+        BOARD.clear(tag)
+        if claimer is not None and self._ended is not None and not self.acknowledged:
+            claimer.ended(tag, self._entry(self._ended))
+        super().acknowledge()
+
+    def _entry(self, state: str) -> dict[str, Any]:
+        now = time.time()
+        queue = (self.delivery_info or {}).get("routing_key") or ""
+        found = journal.entry(self._request_dict, queue=queue, worker=self.hostname, started_at=self.time_start or now)
+        return {**found, "state": state, "ran_s": max(0.0, now - self.time_start) if self.time_start else None}
+
+    def reject(self, requeue: bool = False) -> None:
+        """As Celery's; nobody asks this run any more."""
+        BOARD.clear(self.message.delivery_tag)
+        super().reject(requeue)
+
+    def _hand_back(self, reason: str, *, counts: bool) -> None:
+        channel, tag = self.message.channel, self.message.delivery_tag
+        if getattr(channel, "claimer", None) is None:  # no claim, but a message of stock Celery's transport
+            self.reject(requeue=True)
+            return
+        task_ready(self)
+        BOARD.clear(tag)
+        if self.acknowledged:
+            return
+        self.acknowledged = True
+        channel.qos.hand_back(tag, counts=counts)
+        logger.info("%s handed back: %s", self.id, reason, extra={"action": "hand_back"})
+        self.send_event("task-retried", exception=f"Preempted({reason!r})", traceback="")
