@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
-
-import redis
 
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.store import claims
 
 __all__ = ["Asker"]
-
-
-@cache
-def _shas() -> tuple[str, str]:
-    return claims.shas(redis.Redis())
 
 
 @dataclass(slots=True)
@@ -49,7 +41,7 @@ class Asker:
             idle=self.idle,
             look=self.look or "",
         )
-        claim, look = _shas()
+        claim, look = claims.shas()
         return [
             "EVALSHA",
             claim if self.look is None else look,

@@ -29,7 +29,7 @@ from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.domain.scoring import Mode
 from gpu_mesh.store import claims
 from gpu_mesh.store.embedded import find_server
-from gpu_mesh.store.scripts import script
+from gpu_mesh.store.scripts import script, sha
 
 WORKER = "gpu0@node"
 NEEDS = [json.dumps({"memory_gb": gb}) for gb in (1, 2, 4, 48, 80)]
@@ -90,7 +90,7 @@ def publish(client: redis.Redis, count: int, kinds: Sequence[str] = NEEDS) -> No
 
 def served_us(client: redis.Redis, names: Sequence[str], calls: Callable[[], None]) -> float:
     """Server time of all calls of some scripts that `calls` makes, µs."""
-    shas = [str(script(client, name).sha) for name in names]
+    shas = [sha(name) for name in names]
     client.config_set("slowlog-max-len", LOGGED)
     client.slowlog_reset()
     client.config_set("slowlog-log-slower-than", 0)
@@ -204,11 +204,11 @@ def publish_us(client: redis.Redis) -> float:
 
 def empty_us(client: redis.Redis) -> float:
     """A script that does nothing."""
-    sha = client.script_load("return 1")
+    empty = client.script_load("return 1")
 
     def calls() -> None:
         for _ in range(CLAIMS):
-            client.evalsha(sha, 0)
+            client.evalsha(empty, 0)
 
     client.config_resetstat()
     calls()

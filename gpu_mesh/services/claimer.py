@@ -47,7 +47,7 @@ class Claimer:
         self.worker = worker
         self._settings = settings
         self._client = connect(settings, timeout_s=CALL_TIMEOUT_S)
-        self._claim_sha, self._look_sha = claims.shas(self._client)
+        self._claim_sha, self._look_sha = claims.shas()
         #: What the next claim looks for, see claims.Claimant; None: nothing.
         self._look: str | None = None
         self._asked_at = -math.inf

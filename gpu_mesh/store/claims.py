@@ -12,7 +12,7 @@ import redis
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.scoring import Mode
 from gpu_mesh.store import keys
-from gpu_mesh.store.scripts import script, source
+from gpu_mesh.store.scripts import script, sha, source
 
 __all__ = [
     "CLAIM_HEADER",
@@ -150,9 +150,9 @@ def load(client: redis.Redis) -> None:
         client.script_load(source(name))
 
 
-def shas(client: redis.Redis) -> tuple[str, str]:
+def shas() -> tuple[str, str]:
     """SHA of the claim script, and of the one that looks first. Their arguments are the same."""
-    return str(script(client, "claim").sha), str(script(client, "look").sha)
+    return sha("claim"), sha("look")
 
 
 def claim_arguments(claimant: Claimant, rules: Rules) -> list[str]:
@@ -172,7 +172,7 @@ def claim_arguments(claimant: Claimant, rules: Rules) -> list[str]:
         str(int(claimant.idle)),
         claimant.look,
         str(INDEXED_AT_ONCE),
-        *claimant.queues,
+        f",{','.join(claimant.queues)},",
     ]
 
 

@@ -8,8 +8,10 @@ A line `--@include NAME` stands for the text of `lua/NAME.lua`; names with a lea
 from __future__ import annotations
 
 import re
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.resources import files
+from typing import Any
 
 import redis
 from redis.commands.core import Script
@@ -17,7 +19,7 @@ from redis.commands.core import Script
 from gpu_mesh.domain.claim import BAND_BONUS, ceiling, weight
 from gpu_mesh.domain.queues import GPU_QUEUES
 
-__all__ = ["script", "source"]
+__all__ = ["script", "sha", "source"]
 
 #: Stands for every CPU queue in the tables.
 ANY_CPU_QUEUE = ""
@@ -46,6 +48,17 @@ def _rules() -> str:
     )
 
 
-def script(client: redis.Redis, name: str) -> Script:
-    """The script as a callable; loads itself again after SCRIPT FLUSH."""
-    return client.register_script(source(name))
+def script(client: redis.Redis, name: str) -> Callable[..., Any]:
+    """The script as a callable of `keys`, `args` and `client` (a pipeline); loads itself again after SCRIPT FLUSH."""
+    return partial(_script(name), client=client)
+
+
+def sha(name: str) -> str:
+    """What EVALSHA calls the script."""
+    return str(_script(name).sha)
+
+
+@cache
+def _script(name: str) -> Script:
+    # For all clients: whose it is only matters to text, which it would encode.
+    return Script(redis.Redis(), source(name).encode())

@@ -7,9 +7,10 @@ A channel without a claimer is kombu's own in everything else: inspect, events a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from hashlib import sha1
+from functools import cache
 from queue import Empty
 from time import monotonic
 from typing import Any, Protocol
@@ -24,7 +25,7 @@ from gpu_mesh.domain.requirements import REQUIREMENT_FIELDS
 from gpu_mesh.domain.scoring import mode_of
 from gpu_mesh.store import claims, queues
 from gpu_mesh.store.claims import Claimed
-from gpu_mesh.store.scripts import script, source
+from gpu_mesh.store.scripts import script, sha, source
 
 __all__ = ["Channel", "ClaimQoS", "ClaimSource", "SentinelChannel", "claim_with"]
 
@@ -86,6 +87,25 @@ class ClaimQoS(virtual.QoS):
         return []
 
 
+class PublishBatch(stock.PublishBatch):
+    """kombu's batch, which also takes messages for the publishing script."""
+
+    _scripted = False
+
+    def add_publish(self, arguments: Sequence[str]) -> None:
+        """Add one call of publish.lua."""
+        self.add("evalsha", _publish_sha(), 0, *arguments)
+        self._scripted = True
+
+    def flush(self) -> None:
+        if self._scripted and self._buffered:
+            # With each flush: once the pipeline runs, a script that is missing cannot be loaded any more.
+            with self.channel.conn_or_acquire() as client:
+                if not client.script_exists(_publish_sha())[0]:
+                    client.script_load(source("publish"))
+        super().flush()
+
+
 class Channel(stock.Channel):
     """Over TCP, TLS and unix sockets."""
 
@@ -95,22 +115,31 @@ class Channel(stock.Channel):
     claimer: ClaimSource | None = None
     #: Queues whose messages the publishing script takes; a transport option.
     mesh_queues: Sequence[str] = ()
+    _shared: Any = None
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        """As kombu's, with one client for a pool: making one takes longer than most of what is sent through it."""
+        if client is None:
+            if self._shared is None or self._shared.connection_pool is not self.pool:
+                self._shared = self._create_client()
+            client = self._shared
+        yield client
 
     def create_publish_batch(self, max_size: int) -> Any:
-        with self.conn_or_acquire() as client:
-            client.script_load(source("publish"))  # a pipeline cannot do it when it finds the script missing
-        return super().create_publish_batch(max_size)
+        return PublishBatch(self, max_size)
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
         due = _due(message.get("headers") or {})
-        # Of a batch, a claim that meets it puts a message back whose time has not come.
-        if queue not in self.mesh_queues or (batch is not None and due is not None):
+        # Of a batch, a claim that meets it puts a message back whose time has not come. Of a queue declared with
+        # x-expires, kombu renews the lists' lives with each message.
+        if queue not in self.mesh_queues or queue in self._expires or (batch is not None and due is not None):
             super()._put(queue, message, **kwargs)
             return
         arguments = self._publish_arguments(queue, message)
         if batch is not None:
-            batch.add("evalsha", sha1(source("publish").encode()).hexdigest(), 0, *arguments)
+            batch.add_publish(arguments)
             return
         with self.conn_or_acquire() as client:
             key, envelope, _, _, tag, *_ = arguments
@@ -221,6 +250,11 @@ class SentinelChannel(Channel, stock.SentinelChannel):
     """Through Sentinel."""
 
     from_transport_options: tuple[str, ...] = (*stock.SentinelChannel.from_transport_options, "mesh_queues")
+
+
+@cache
+def _publish_sha() -> str:
+    return sha("publish")
 
 
 def _due(headers: Mapping[str, Any]) -> float | None:

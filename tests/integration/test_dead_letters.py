@@ -40,7 +40,7 @@ def claim(client, fits: frozenset[str]) -> claims.ClaimReply:
     none: frozenset[str] = frozenset()
     claimant = claims.Claimant(WORKER, "grave", ["internal"], none, fits, none, none, none, look="1")
     claims.load(client)
-    _, look = claims.shas(client)
+    _, look = claims.shas()
     return claims.read_reply(client.evalsha(look, 0, *claims.claim_arguments(claimant, Rules())))
 
 

@@ -114,9 +114,10 @@ def test_what_is_claimed_runs_longest_first(client: redis.Redis, body: str):
 
 def test_finished_is_capped_newest_first(client: redis.Redis):
     """With the ack, in one step; an ack that came too late says nothing."""
-    client.lpush(keys.FINISHED, *(json.dumps({"id": f"old {number}"}) for number in range(claims.JOURNAL_KEPT)))
+    old = [json.dumps({"id": f"old {number}"}) for number in range(claims.JOURNAL_KEPT + 100)]
+    client.lpush(keys.FINISHED, *old)
     done = claimed(client, "gpu0@a", "newest")
     for _ in range(2):
         claims.ack(client, "gpu0@a", done.tag, journal=json.dumps({"id": "newest"}))
     assert client.llen(keys.FINISHED) == claims.JOURNAL_KEPT
-    assert [found["id"] for found in journal.finished(client, 2)] == ["newest", f"old {claims.JOURNAL_KEPT - 1}"]
+    assert [found["id"] for found in journal.finished(client, 2)] == ["newest", f"old {len(old) - 1}"]

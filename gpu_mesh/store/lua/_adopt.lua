@@ -35,10 +35,10 @@ local function look()
   call('DEL', P .. 'nothing')
   local now, limit, left = clock(), tonumber(ARGV[14]), 0
   if ARGV[13] ~= '' and ARGV[13] ~= '1' then mend(ARGV[13]) end
-  for i = 15, #ARGV do
+  for queue in string.gmatch(ARGV[15], '[^,]+') do
     for step = 0, 9, 3 do
-      local list = step == 0 and ARGV[i] or ARGV[i] .. ':' .. step
-      local count, rest = adopt(list, ARGV[i], now, limit)
+      local list = step == 0 and queue or queue .. ':' .. step
+      local count, rest = adopt(list, queue, now, limit)
       now, limit, left = now + count, limit - count, left + rest
     end
   end

@@ -10,8 +10,6 @@ local LOOK_EVERY = 100000
 local JUDGED_AT_ONCE = 100
 -- How far the time kept of a class may lag behind its oldest message, µs: it only says where to look first.
 local CLASS_LAG = 1e6
--- First argument of the queues.
-local QUEUES = 15
 
 local worker, node = ARGV[1], ARGV[2]
 local t = call('TIME')
@@ -44,11 +42,6 @@ end
 
 local closed = (state[1] or '') .. (state[2] or '') .. (state[3] or '')
 local totals = call('HGETALL', P .. 'gated')
-local consumed = {}
-for i = QUEUES, #ARGV do
-  local queue = ARGV[i]
-  if closed == '' or not find(closed, ',' .. queue .. ',', 1, true) then consumed[queue] = true end
-end
 local horizon = tonumber(ARGV[8])
 
 local looked = state[7] and now - state[7] <= LOOK_EVERY
@@ -116,7 +109,8 @@ local classes = call('HGETALL', P .. 'classes')
 local best, n, names, bounds = nil, 0, {}, {}
 for i = 1, #classes, 2 do
   local queue, band = match(classes[i], '^(.*)|(.*)$')
-  if consumed[queue] and BONUS[band] then
+  local name = ',' .. queue .. ','
+  if find(ARGV[15], name, 1, true) and BONUS[band] and (closed == '' or not find(closed, name, 1, true)) then
     n = n + 1
     names[n] = classes[i]
     local kind = WEIGHT[queue] and queue or ''
@@ -169,8 +163,8 @@ if not best or best.waits then
   call('DEL', P .. 'nothing')
   if best and best.gather then call('HSET', P .. 'gather', node, best.gather) end
   local open = {}
-  for i = QUEUES, #ARGV do
-    if consumed[ARGV[i]] then open[#open + 1] = ARGV[i] end
+  for queue in string.gmatch(ARGV[15], '[^,]+') do
+    if not find(closed, ',' .. queue .. ',', 1, true) then open[#open + 1] = queue end
   end
   local queues = table.concat(open, ',')
   local was = ARGV[12] == '1' and call('HGET', P .. 'idling', worker)

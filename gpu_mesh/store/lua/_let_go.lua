@@ -14,16 +14,19 @@ local function read_claim(worker, tag)
     band = f[6], standby = f[8], task = f[9], tag = tag}, got[2]
 end
 
+-- The sibling devices of a job that is over may claim again.
+local function free(siblings)
+  for sibling in string.gmatch(siblings, '[^,]+') do
+    call('HDEL', P .. 'state', '+' .. sibling)
+    wake(sibling)
+  end
+end
+
 -- The worker holds it no more, and its sibling devices are free. Returns 1, or 0 when it was not the worker's.
 local function let_go(worker, tag)
   local claims = P .. 'claims:' .. worker
   local siblings = call('HGET', claims, '+' .. tag)
   local was = call('HDEL', claims, tag, '=' .. tag, '+' .. tag)
-  if siblings then
-    for sibling in string.gmatch(siblings, '[^,]+') do
-      call('HDEL', P .. 'state', '+' .. sibling)
-      wake(sibling)
-    end
-  end
+  if siblings then free(siblings) end
   return was > 0 and 1 or 0
 end
