@@ -27,7 +27,7 @@ from benchmarks.asking import Asker
 from benchmarks.rows import Rows, row, text
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.domain.scoring import Mode
-from gpu_mesh.store import claims
+from gpu_mesh.store import claims, ranking
 from gpu_mesh.store.embedded import find_server
 from gpu_mesh.store.scripts import script, sha
 
@@ -191,7 +191,7 @@ def publish_us(client: redis.Redis) -> float:
         asker.fits, asker.misfits = judge.fits, judge.misfits
         claims.renew(client, asker.worker, 3600.0, anew=True)
         for needs in asker.fits:
-            claims.rank(client, asker.worker, needs, {mode.value: i / IDLE_WORKERS for mode in Mode})
+            ranking.rank(client, asker.worker, needs, {mode.value: i / IDLE_WORKERS for mode in Mode})
         reply: claims.ClaimReply = claims.Look("")
         while isinstance(reply, claims.Look):
             reply = asker.read(client.execute_command(*asker.command()))

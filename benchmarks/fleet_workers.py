@@ -18,7 +18,7 @@ from benchmarks.claim_cost import MEMORY_GB
 from benchmarks.wire import ERROR, Recorder, Reply, drain, replies
 from gpu_mesh.domain.scoring import Mode
 from gpu_mesh.services.claimer import LOOK_AFTER_S
-from gpu_mesh.store import claims, keys
+from gpu_mesh.store import claims, keys, ranking
 
 __all__ = ["Fleet"]
 
@@ -168,7 +168,7 @@ class Fleet:
             assert json.loads(text)["memory_gb"] <= MEMORY_GB
             self._fits.add(number)
             for worker in self._workers:
-                claims.rank(self._recorder, worker.name, number, {mode.value: self._chance.random() for mode in Mode})
+                ranking.rank(self._recorder, worker.name, number, {mode.value: self._chance.random() for mode in Mode})
                 self._flush()
 
     def _begin(self, worker: Worker, claimed: claims.Claimed) -> None:

@@ -17,7 +17,7 @@ from gpu_mesh.domain.scoring import Condition, Mode, node_score
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import placement
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import claims
+from gpu_mesh.store import ranking
 
 __all__ = ["Judge"]
 
@@ -85,7 +85,7 @@ class Judge:
             self.fits.add(number)
         else:
             self.misfits.add(number)
-            self._call(claims.unrank, self._worker, number)
+            self._call(ranking.unrank, self._worker, number)
 
     def refresh(self) -> None:
         """When the verdicts are old: enter the scores anew, and forget what fits, for the fleet may have changed."""
@@ -102,11 +102,11 @@ class Judge:
 
         So a publish finds the best, and a critical task a standby, among devices that have been busy ever since.
         """
-        if self._call(claims.is_ranked, number) is False:
+        if self._call(ranking.is_ranked, number) is False:
             for device in placement.fitting(self._settings, needs):
                 if device.worker != own.worker:
                     scores = {mode.value: node_score(needs, device, mode) for mode in Mode}
-                    self._call(claims.rank, device.worker, number, scores)
+                    self._call(ranking.rank, device.worker, number, scores)
         self._enter(number, needs)
 
     def _enter(self, number: str, needs: Requirements) -> None:
@@ -114,4 +114,4 @@ class Judge:
             return
         now = Condition(load=min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), model=self._loaded)
         scores = {mode.value: node_score(needs, self._device, mode, now) for mode in Mode}
-        self._call(claims.rank, self._worker, number, scores)
+        self._call(ranking.rank, self._worker, number, scores)

@@ -10,7 +10,6 @@ from typing import Any
 import redis
 
 from gpu_mesh.domain.claim import Rules
-from gpu_mesh.domain.scoring import Mode
 from gpu_mesh.store import keys
 from gpu_mesh.store.scripts import script, sha, source
 
@@ -32,17 +31,13 @@ __all__ = [
     "delay",
     "hand_back",
     "holds",
-    "is_ranked",
     "load",
     "promote",
-    "prune_needs",
-    "rank",
     "read_record",
     "read_reply",
     "reap",
     "renew",
     "shas",
-    "unrank",
     "wake",
 ]
 
@@ -54,8 +49,6 @@ INDEXED_AT_ONCE = 500
 JOURNAL_KEPT = 10_000
 #: Claims that one call gives back at most.
 REAPED_AT_ONCE = 200
-#: Needs that one call forgets at most: about 10 ms of Redis's time.
-PRUNED_AT_ONCE = 1000
 #: Delayed messages that one call puts into their lists at most.
 PROMOTED_AT_ONCE = 200
 
@@ -313,27 +306,3 @@ def reap(client: redis.Redis, *, max_deliveries: int, worker: str | None = None)
 def wake(client: redis.Redis, queues: Sequence[str]) -> int:
     """Wake for a message in each of `queues` the worker that is idle longest; how many were woken."""
     return int(script(client, "wake")(args=list(queues)))
-
-
-def rank(client: redis.Redis, worker: str, needs: str, scores: dict[str, float]) -> None:
-    """Enter a worker's node score for needs it fits, by mode of placement: publishing wakes the best idle one."""
-    pipe = client.pipeline(transaction=False)
-    for mode, score in scores.items():
-        pipe.zadd(keys.ranking(needs, mode), {worker: score})
-    pipe.execute()
-
-
-def is_ranked(client: redis.Redis, needs: str) -> bool:
-    """Whether any worker entered its score for these needs."""
-    return bool(client.exists(keys.ranking(needs, Mode.NORMAL.value)))
-
-
-def unrank(client: redis.Redis, worker: str, needs: str) -> None:
-    """Take a worker out of the ranking for needs it does not fit (any more)."""
-    for mode in Mode:
-        client.zrem(keys.ranking(needs, mode.value), worker)
-
-
-def prune_needs(client: redis.Redis) -> int:
-    """Forget needs that no message has any more, PRUNED_AT_ONCE at most; how many."""
-    return int(script(client, "prune")(args=[PRUNED_AT_ONCE]))

@@ -8,7 +8,7 @@ from celery import shared_task
 
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.settings import settings
-from gpu_mesh.store import claims, nodes
+from gpu_mesh.store import nodes, ranking
 from gpu_mesh.store.client import connect, mapped_errors
 
 __all__ = ["tidy"]
@@ -18,4 +18,4 @@ __all__ = ["tidy"]
 def tidy() -> dict[str, Any]:
     """Drop what nobody needs any more: nodes silent for a week (their names), needs that no message has (how many)."""
     with mapped_errors(settings()), connect(settings()) as client:
-        return {"nodes": nodes.forget_silent(client), "needs": claims.prune_needs(client)}
+        return {"nodes": nodes.forget_silent(client), "needs": ranking.prune_needs(client)}

@@ -9,7 +9,7 @@ import redis
 from claiming import MAX_DELIVERIES, Device, envelope, new_tag, publish, tags_in, waiting
 
 from gpu_mesh.domain.queues import Band
-from gpu_mesh.store import claims, gates
+from gpu_mesh.store import claims, gates, ranking
 from gpu_mesh.store.scripts import script
 
 MISFITS = 10_000
@@ -132,7 +132,7 @@ def test_publish_wakes_the_best_idle_worker_alone(client):
     client.delete(*woken)
     devices[0].claim()
     for i, device in enumerate(devices):
-        claims.rank(client, device.worker, "1", {"normal": i / 300})
+        ranking.rank(client, device.worker, "1", {"normal": i / 300})
     assert publish(client, "internal", Band.NORMAL, {}, new_tag()) == "gpu299@node"
     assert sorted(client.keys("gpumesh:wake:*")) == ["gpumesh:wake:gpu299@node"]
     client.zremrangebyrank("gpumesh:idle:internal", 0, -1)
@@ -145,7 +145,7 @@ def test_publish_wakes_who_has_not_judged_while_the_others_work(client):
     """S4: no idle device while fitting work waits: one that never met these needs is woken to judge them."""
     busy, fresh = Device(client, "gpu0@node").start(), Device(client, "gpu1@node").start()
     assert fresh.claim() is None
-    claims.rank(client, busy.worker, "1", {"normal": 1.0})
+    ranking.rank(client, busy.worker, "1", {"normal": 1.0})
     assert publish(client, "internal", Band.NORMAL, {}, new_tag()) == fresh.worker
 
 
@@ -258,10 +258,10 @@ def test_needs_nobody_has_are_forgotten(client, device):
         publish(client, "customer", Band.NORMAL, needs, new_tag())
     held = device.claim()
     ended = device.claim()
-    claims.rank(client, device.worker, ended.needs, {"normal": 1.0})
+    ranking.rank(client, device.worker, ended.needs, {"normal": 1.0})
     device.ack(ended.tag)
     publish(client, "internal", Band.NORMAL, waits, new_tag())
-    assert claims.prune_needs(client) == 1
+    assert ranking.prune_needs(client) == 1
     kept = {text for field, text in client.hgetall("gpumesh:needs").items() if field.isdigit()}
     assert kept == {json.dumps(needs) for needs in (runs, waits)}
     assert client.keys("gpumesh:fit:*") == []

@@ -11,7 +11,7 @@ from claiming import MAX_DELIVERIES, Device, new_tag, publish, waiting
 
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.queues import Band
-from gpu_mesh.store import claims
+from gpu_mesh.store import claims, ranking
 
 PAIR = {"gpu_count": 2}
 
@@ -138,7 +138,7 @@ def ranked(client: redis.Redis, scores: dict[str, float]) -> list[Device]:
     """Devices that are ranked for critical work."""
     devices = [Device(client, worker).start() for worker in scores]
     for worker, score in scores.items():
-        claims.rank(client, worker, "1", {"critical": score})
+        ranking.rank(client, worker, "1", {"critical": score})
     return devices
 
 
