@@ -110,6 +110,8 @@ def mapped_errors(settings: Settings) -> Iterator[None]:
 
 _REFUSALS = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
 #: How a script's error says that Redis is full.
+#: What OpenSSL says of a certificate whose authority is not ours.
+_UNTRUSTED = "certificate verify failed"
 _FULL = "OOM command not allowed"
 #: What a Redis says that is there, but in trouble: its disk is full, a script runs too long.
 _UNABLE = ("MISCONF", "BUSY")
@@ -130,6 +132,11 @@ def broker_error(settings: Settings, exc: BaseException) -> BrokerUnavailable | 
         said = str(seen).rstrip(".")
         if isinstance(seen, BrokerUnavailable):
             return seen
+        if _UNTRUSTED in said:
+            return BrokerRefused(
+                f"Redis at {shown} shows a certificate that is not trusted: {said}. "
+                "Set GPU_MESH_TLS_CA_FILE to the authority that signed it"
+            )
         if isinstance(seen, _REFUSALS):
             return BrokerRefused(f"Redis at {shown} refuses us: {said}. Check user and password in GPU_MESH_BROKER_URL")
         if isinstance(seen, redis.exceptions.OutOfMemoryError) or (

@@ -119,12 +119,13 @@ class Channel(stock.Channel):
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        """As kombu's, with one client for a pool: making one takes longer than most of what is sent through it."""
-        if client is None:
+        """As kombu's, for the mesh with one client a pool: making one takes longer than most of what it sends."""
+        if client is None and self.mesh_queues:
             if self._shared is None or self._shared.connection_pool is not self.pool:
                 self._shared = self._create_client()
             client = self._shared
-        yield client
+        with super().conn_or_acquire(client) as found:
+            yield found
 
     def create_publish_batch(self, max_size: int) -> Any:
         return PublishBatch(self, max_size)
