@@ -105,7 +105,7 @@ class Claiming(bootsteps.StartStopStep):
         c.on_decode_error = _reject_unreadable
         if c.hub is not None:
             self._watch = c.hub.call_repeatedly(WATCH_EVERY_S, _look, c)
-            _look(c)  # the loop, which turns next, may hang before the timer's first time
+            _beat(c)  # the loop, which turns next, may hang before the timer's first time
 
     def stop(self, c: Any) -> None:
         """Stop watching: the connection is gone, the next start watches again."""
@@ -115,11 +115,19 @@ class Claiming(bootsteps.StartStopStep):
             self._watch = None
 
 
-def _look(c: Any) -> None:
+def _beat(c: Any) -> None:
     # A solo pool runs its jobs in the loop, which may then stand still for as long as they take.
     if not isinstance(c.pool, solo.TaskPool):
         c.controller.pulse.beat()
-    c.pool.maintain_pool()
+
+
+def _look(c: Any) -> None:
+    _beat(c)
+    try:
+        c.pool.maintain_pool()
+    except StopIteration:
+        # A child died whose pipes the pool has not let go of yet: it is replaced at the next look.
+        logger.info("a child is not replaced yet", extra={"action": "maintain_pool"})
 
 
 def _drop_jobs(worker: Any) -> None:
