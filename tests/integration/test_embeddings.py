@@ -158,7 +158,7 @@ def test_cancelled_after_it_was_split(tmp_path: Path):
     (tmp_path / "one").unlink()
     wait_for((tmp_path / "last").exists, "the whole to be split", LIMIT_S)
     wait_for(lambda: lists().get("customer:6") == 8, "eight parts to wait")
-    parts = [task.id for task in lookup.waiting_tasks(settings())]
+    parts = [task.id for task in lookup.waiting_tasks(settings(), "customer")]
     assert lookup.cancel(app, settings(), whole.id) == lookup.Cancelled("running")
     assert whole.state == states.REVOKED
     for name in ("other", "last"):

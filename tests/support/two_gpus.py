@@ -54,7 +54,9 @@ def purge() -> None:
     """Forget all tasks that wait or ended; nodes, workers and their subscriptions stay."""
     with connect(settings()) as client:
         waiting = [name for queue in known_queues(settings()) for name in list_names(queue)]
-        client.delete(*waiting, keys.FINISHED, *client.scan_iter("celery-task-meta-*", count=1000))
+        client.delete(
+            *waiting, keys.FINISHED, keys.DELAYED, keys.LATER, *client.scan_iter("celery-task-meta-*", count=1000)
+        )
 
 
 def lists() -> dict[str, int]:
