@@ -323,3 +323,27 @@ def test_a_worker_idles_for_the_queues_that_are_open_to_it(client, device):
     gates.reopen(client, "ai-batch", "manual", scope="node")
     assert client.keys("gpumesh:wake:*") == ["gpumesh:wake:gpu0@node"]
     assert device.claim().tag == tag
+
+
+def test_a_stranger_s_key_of_a_list_s_name_blocks_nobody(client, device):
+    """§9: what is no list holds no message; the other queues go on, and the queue too once it is a list again."""
+    send(client, "revenue")
+    other = send(client)
+    client.set("revenue:6", "no list")
+    assert device.claim().tag == other
+    device.ack(other)
+    assert device.claim() is None
+    client.delete("revenue:6")
+    tag = send(client, "revenue")
+    assert device.claim().tag == tag
+
+
+@pytest.mark.parametrize("said", ["", "x\ty\tz", "1", "nan\t0\t0", "1e999\t0\t0", "-5\t0\t0", "1.5\t2.5\tq"])
+def test_a_wrong_age_blocks_nobody(client, device, said):
+    """§9: what is remembered of a message and cannot be read is as if it were not."""
+    tag = new_tag()
+    client.hset("gpumesh:again", tag, said)
+    client.lpush("internal", envelope(tag))
+    claimed = device.claim()
+    assert (claimed.tag, claimed.deliveries) == (tag, 1)
+    assert abs(claimed.at - client.time()[0]) < 10

@@ -20,9 +20,9 @@ local function adopt(list, queue, now, limit)
     local left = len - 1 - (place - base)
     local raw = call('LINDEX', list, place - base < left and base - place - 1 or left)
     local m = describe(list, raw)
-    local again = call('HGET', AGAIN, m.tag)
-    local f = again and split(again) or {now + place - top, gated_until(queue, now), 0}
-    m.list, m.id, m.at, m.gated, m.deliveries = list, id_at(list, place, raw), tonumber(f[1]), tonumber(f[2]), f[3]
+    local at, gated, deliveries = match(call('HGET', AGAIN, m.tag) or '', '^(%d+)\t(%d+)\t(%d+)$')
+    m.list, m.id, m.deliveries = list, id_at(list, place, raw), deliveries or 0
+    m.at, m.gated = tonumber(at) or now + place - top, tonumber(gated) or gated_until(queue, now)
     enter(m)
   end
   if upto > top then call('HSET', hash, 'top', upto) end

@@ -123,7 +123,9 @@ local SHIFTED = 1000
 local function mend(list)
   local hash = P .. 'list:' .. list
   local got = call('HMGET', hash, 'base', 'top')
-  local base, top, len = tonumber(got[1] or 0), tonumber(got[2] or 0), call('LLEN', list)
+  local base, top, len = tonumber(got[1] or 0), tonumber(got[2] or 0), redis.pcall('LLEN', list)
+  -- No list any more: a stranger's key of the same name.
+  if type(len) ~= 'number' then return forget(list) end
   local raw = call('LINDEX', list, -1)
   local place = raw and find_place(list, describe(list, raw).tag)
   local sound = place and place >= base and place - base <= SHIFTED and len >= top - place

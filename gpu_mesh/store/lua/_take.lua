@@ -12,14 +12,15 @@ local got = call('HMGET', hash, 'base', 'm' .. id, 'top')
 local base, place = tonumber(got[1] or 0), tonumber(got[2] or id) or -math.huge
 local p, raw, moved, last = place - base, nil, nil, nil
 if p > 0 then
-  raw = call('LINDEX', list, -1 - p)
+  raw = redis.pcall('LINDEX', list, -1 - p)
   moved = call('HGET', hash, 'o' .. base)
 elseif p == 0 then
-  raw = call('RPOP', list)
+  raw = redis.pcall('RPOP', list)
 end
--- Stock clients write the tag at the end.
-if not raw or not (find(raw, tag, -1024, true) or find(raw, tag, 1, true)) then
-  if raw and p == 0 then call('RPUSH', list, raw) end
+-- Something else, or an error, is there if a stranger was. Stock clients write the tag at the end.
+if type(raw) ~= 'string' then return {'look', list} end
+if not (find(raw, tag, -1024, true) or find(raw, tag, 1, true)) then
+  if p == 0 then call('RPUSH', list, raw) end
   return {'look', list}
 end
 if p > 0 then
