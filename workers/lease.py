@@ -63,6 +63,8 @@ class Lease:
         self._on_lost = on_lost
         self._client = connect(settings, timeout_s=self._every_s)
         self._begun = False
+        #: Whether what a predecessor of the name held was taken back.
+        self._inherited = False
         self._away = False
         #: Whether it is this worker that reaps and promotes for all.
         self._tends = False
@@ -82,8 +84,11 @@ class Lease:
         self._thread.start()
 
     def _begin(self) -> None:
-        with mapped_errors(self._settings):
-            claims.reap(self._client, worker=self.worker, max_deliveries=self._settings.max_deliveries)
+        if not self._inherited:
+            with mapped_errors(self._settings):
+                claims.reap(self._client, worker=self.worker, max_deliveries=self._settings.max_deliveries)
+            # Once: a lease that began without our hearing of it may have claimed since.
+            self._inherited = True
         self._extend(anew=True)
         self._begun = True
 

@@ -36,6 +36,8 @@ CALL_TIMEOUT_S = 1.0
 LOOK_AFTER_S = 1.0
 #: A claim sends for strangers' messages when nobody looked for so long, see _claim.lua.
 LOOK_EVERY_S = 0.1
+#: Pause before what could not be sent is tried again, s.
+OUTBOX_RETRY_S = 0.2
 #: Shortest sleep, s: 0 would be for ever to Redis.
 SHORTEST_S = 0.005
 
@@ -73,7 +75,8 @@ class Claimer:
             return frozenset(self._held)
 
     def load(self) -> None:
-        """Have Redis know the claim scripts."""
+        """A connection begins: have Redis know the claim scripts, and trust no verdict on numbers it may have lost."""
+        self._judge.forget()
         with mapped_errors(self._settings):
             claims.load(self._client)
 
@@ -85,6 +88,11 @@ class Claimer:
                 pause_s = max(SHORTEST_S, min(LOOK_AFTER_S, self._due_s or LOOK_AFTER_S))
                 return ["BRPOP", keys.wake(self.worker), f"{pause_s:.3f}"]
         self.flush()
+        if self._outbox:
+            # What we let go of comes first: its claim might be given to us again.
+            return ["BRPOP", keys.wake(self.worker), f"{OUTBOX_RETRY_S:.3f}"]
+        # Here, where claims are made, for verdicts that change between two reads fit nothing.
+        self._judge.refresh()
         claimant = claims.Claimant(
             worker=self.worker,
             node=self.worker.partition("@")[2],
@@ -137,9 +145,14 @@ class Claimer:
 
     def delay(self, claimed: claims.Claimed, due: float) -> bool:
         """Keep a message that was claimed before its time, `due` in s since the epoch; False when it is due."""
-        if not self._try(
+        done = self._try(
             claims.delay, self._client, claimed.list, claimed.envelope, claimed.tag, due, worker=self.worker
-        ):
+        )
+        if done is None:
+            # Nobody knows whether it is: not ours to run. If it is, handing back changes nothing.
+            self.hand_back(claimed.tag, counts=False)
+            return True
+        if not done:
             return False
         with self._lock:
             self._held.discard(claimed.tag)
@@ -196,7 +209,6 @@ class Claimer:
         self.flush()
         if tends:
             self.promote()
-        self._judge.refresh()
 
     def forget(self) -> list[str]:
         """The lease was lost: what was held is another's now. Returns the tags."""

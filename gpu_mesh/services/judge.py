@@ -97,6 +97,11 @@ class Judge:
         self.fits, self.misfits, self.teams = set(), set(), {}
         self._judged_at = time.monotonic()
 
+    def forget(self) -> None:
+        """Know nothing: Redis may have lost data, and give the numbers to other needs."""
+        self._needs, self._unjudgeable = {}, {}
+        self.fits, self.misfits, self.teams = set(), set(), {}
+
     def _rank(self, number: str, needs: Requirements, own: Device) -> None:
         """Enter our score; who is first to judge these needs enters everybody's.
 

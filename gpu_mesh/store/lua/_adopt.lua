@@ -11,7 +11,7 @@ local function adopt(list, queue, now, limit)
   if len < top - base then
     mend(list)
     got = call('HMGET', hash, 'base', 'top')
-    base, top = tonumber(got[1] or 0), tonumber(got[2] or 0)
+    base, top, len = tonumber(got[1] or 0), tonumber(got[2] or 0), call('LLEN', list)
   end
   local new = len - (top - base)
   local upto = top + math.min(new, limit)
@@ -20,7 +20,7 @@ local function adopt(list, queue, now, limit)
     local left = len - 1 - (place - base)
     local raw = call('LINDEX', list, place - base < left and base - place - 1 or left)
     local m = describe(list, raw)
-    local at, gated, deliveries = match(call('HGET', AGAIN, m.tag) or '', '^(%d+)\t(%d+)\t(%d+)$')
+    local at, gated, deliveries = match(call('HGET', AGAIN, m.tag) or '', '^(%d+)\t(%-?%d+)\t(%d+)$')
     m.list, m.id, m.deliveries = list, id_at(list, place, raw), deliveries or 0
     m.at, m.gated = tonumber(at) or now + place - top, tonumber(gated) or gated_until(queue, now)
     enter(m)

@@ -44,7 +44,8 @@ local closed = (state[1] or '') .. (state[2] or '') .. (state[3] or '')
 local totals = call('HGETALL', P .. 'gated')
 local horizon = tonumber(ARGV[8])
 
-local looked = state[7] and now - state[7] <= LOOK_EVERY
+-- Either way: the clock may step back.
+local looked = state[7] and math.abs(now - state[7]) <= LOOK_EVERY
 if LOOKS and (ARGV[13] ~= '' or not looked) then
   if look() > 0 then return {'look', '1'} end
   looked = true
@@ -76,7 +77,7 @@ local function oldest(class, rank, wanted)
         local two = (not wanted or find(wanted, key, 1, true)) and call('ZRANGE', P .. 'group:' .. group, 0, 1)
         if two then
           local list = match(group, '^%d+|%l+|(.*)$')
-          local id, at, gated, deliveries, tag, task = match(two[1] or '', '^(%S+) (%d+) (%d+) (%d+) (%S+) (.*)$')
+          local id, at, gated, deliveries, tag, task = match(two[1] or '', '^(%S+) (%d+) (%-?%d+) (%d+) (%S+) (.*)$')
           if not id then
             wrong = list
             return nil

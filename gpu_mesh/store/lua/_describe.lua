@@ -11,7 +11,7 @@ local function decode(raw)
   if #raw > DECODED then
     local from = find(raw, '"headers": {', 1, true)
     local ok, envelope = pcall(cjson.decode, from and '{' .. string.sub(raw, from) or '')
-    if ok then return envelope end
+    if ok and envelope.properties then return envelope end
   end
   local ok, envelope = pcall(cjson.decode, raw)
   if ok then return envelope end

@@ -9,7 +9,12 @@ local function give_back(worker, m, raw, most)
     return 'dead'
   end
   local hash = P .. 'list:' .. m.list
-  call('RPUSH', m.list, raw)
+  -- No list any more: a stranger's key of the same name.
+  if type(redis.pcall('RPUSH', m.list, raw)) ~= 'number' then
+    bury(m.list, raw, {why = 'its queue is no list in Redis', worker = worker, at = clock() / 1e6,
+      deliveries = m.deliveries, id = m.task})
+    return 'dead'
+  end
   call('HSET', AGAIN, m.tag, text(m.at) .. '\t' .. text(m.gated) .. '\t' .. m.deliveries)
   local base = call('HINCRBY', hash, 'base', -1)
   -- The place may be that of one which lies elsewhere now: an id of its own.

@@ -46,7 +46,7 @@ end
 -- How long a queue was closed until now.
 local function gated_until(queue, now)
   local got = call('HMGET', P .. 'gated', queue, '+' .. queue)
-  return tonumber(got[1] or 0) + (got[2] and now - got[2] or 0)
+  return math.max(0, tonumber(got[1] or 0)) + (got[2] and math.max(0, now - got[2]) or 0)
 end
 
 -- Envelopes that are not moved about, bytes.

@@ -69,7 +69,7 @@ local SEARCHED = 100
 local function find_place(list, tag)
   for _, g in ipairs(groups_of(list)) do
     for _, member in ipairs(call('ZRANGE', P .. 'group:' .. g.group, 0, SEARCHED - 1)) do
-      local id, its = match(member, '^(%S+) %d+ %d+ %d+ (%S+)')
+      local id, its = match(member, '^(%S+) %d+ %-?%d+ %d+ (%S+)')
       if its == tag then return place_of(list, id) end
     end
   end

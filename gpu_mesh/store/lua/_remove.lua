@@ -19,20 +19,21 @@ local function remove(list, raw)
   end
   local id = call('HGET', hash, 'o' .. place) or text(place)
   cut(list, place)
-  local m = describe(list, raw)
-  local group, from = m.needs .. '|' .. m.band .. '|' .. list, 0
-  while true do
-    local page = call('ZRANGE', P .. 'group:' .. group, from, from + GROUP_PAGE - 1)
-    for i = 1, #page do
-      if find(page[i], id .. ' ', 1, true) == 1 then
-        call('ZREM', P .. 'group:' .. group, page[i])
-        settle(group, queue_of(list) .. '|' .. m.band)
-        call('HDEL', AGAIN, m.tag)
-        return 1
+  call('HDEL', AGAIN, describe(list, raw).tag)
+  for _, g in ipairs(groups_of(list)) do
+    local from = 0
+    while true do
+      local page = call('ZRANGE', P .. 'group:' .. g.group, from, from + GROUP_PAGE - 1)
+      for i = 1, #page do
+        if find(page[i], id .. ' ', 1, true) == 1 then
+          call('ZREM', P .. 'group:' .. g.group, page[i])
+          settle(g.group, g.class)
+          return 1
+        end
       end
+      if #page < GROUP_PAGE then break end
+      from = from + GROUP_PAGE
     end
-    if #page < GROUP_PAGE then break end
-    from = from + GROUP_PAGE
   end
   forget(list)
   return 1

@@ -24,7 +24,7 @@ if not (find(raw, tag, -1024, true) or find(raw, tag, 1, true)) then
   return {'look', list}
 end
 if p > 0 then
-  local top = tonumber(got[3])
+  local top = tonumber(got[3] or 0)
   -- The first write needs no memory.
   call('DEL', P .. 'nothing')
   while p > 0 and (p <= FEW or moved and find(moved, '^b')) and call('LLEN', list) == top - base do
@@ -74,7 +74,7 @@ for i = 1, #held do
 end
 
 local deliveries, band, standby = best.deliveries + 1, match(class, '[^|]*$'), ''
-if deliveries > 1 then call('HDEL', P .. 'again', tag) end
+call('HDEL', P .. 'again', tag)
 if band == 'critical' then
   -- The best of the others, of another node if there is one (SPEC P5).
   for _, name in ipairs(call('ZREVRANGE', P .. 'fit:' .. best.needs .. ':critical', 0, 15)) do

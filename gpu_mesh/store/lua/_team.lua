@@ -10,9 +10,10 @@ if ARGV[11] ~= '' then
     for name in string.gmatch(names, '%S+') do
       local ends = call('ZSCORE', P .. 'leases', name)
       if left > 0 and ends and tonumber(ends) > now and call('HLEN', P .. 'claims:' .. name) == 0 then
-        local serves = call('HGET', P .. 'state', '+' .. name)
-        local holder, tag = match(serves or '', '^(.*)\t(.*)$')
-        if not holder or call('HEXISTS', P .. 'claims:' .. holder, tag) == 0 then
+        local got = call('HMGET', P .. 'state', '+' .. name, '!' .. name)
+        local holder, tag = match(got[1] or '', '^(.*)\t(.*)$')
+        -- Not cordoned, and serving no other job.
+        if not got[2] and (not holder or call('HEXISTS', P .. 'claims:' .. holder, tag) == 0) then
           free[#free + 1] = name
           left = left - 1
         end

@@ -46,7 +46,7 @@ if still then return 1 end
 
 -- Those idle meanwhile did not wait for this queue.
 local left = 0
-for _, step in ipairs({'', ':3', ':6', ':9'}) do left = left + call('LLEN', queue .. step) end
+for _, step in ipairs({'', ':3', ':6', ':9'}) do left = left + (tonumber(redis.pcall('LLEN', queue .. step)) or 0) end
 for _, worker in ipairs(left > 0 and call('HKEYS', P .. 'idling') or {}) do
   if left > 0 and (scope == 'mesh' or worker == scope or match(worker, '@(.*)$') == scope) then
     wake(worker)

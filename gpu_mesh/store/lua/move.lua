@@ -11,6 +11,8 @@
 --@include _mend
 --@include _remove
 
+local kind = call('TYPE', ARGV[3]).ok
+if kind ~= 'list' and kind ~= 'none' then return 0 end
 -- First what is known of it: removing forgets it.
 local again = call('HGET', AGAIN, ARGV[5])
 if remove(ARGV[1], ARGV[2]) == 0 then return 0 end

@@ -16,8 +16,13 @@ for _, tag in ipairs(due) do
   local held = call('HGET', P .. 'later', tag)
   if held then
     local stop = string.find(held, '\n', 1, true)
-    told[#told + 1] = string.sub(held, 1, stop - 1)
-    call('LPUSH', told[#told], string.sub(held, stop + 1))
+    local list, raw = string.sub(held, 1, stop - 1), string.sub(held, stop + 1)
+    if type(redis.pcall('LPUSH', list, raw)) == 'number' then
+      told[#told + 1] = list
+    else
+      -- No list: a stranger's key of the same name. The others are not to wait for it.
+      call('LPUSH', P .. 'dead', cjson.encode({list = list, why = 'its queue is no list in Redis', at = now}) .. '\n' .. raw)
+    end
     call('HDEL', P .. 'later', tag)
   end
   call('ZREM', P .. 'delayed', tag)

@@ -3,7 +3,7 @@
 -- ARGV[1]  how many at most
 -- returns  how many
 --
--- Numbers are never given twice, so what a worker remembers of one stays true.
+-- Numbers are given twice only by a Redis that lost data; workers forget what they know of them when they reconnect.
 --@include _index
 
 local used = {['0'] = true}

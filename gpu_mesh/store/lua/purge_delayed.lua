@@ -9,7 +9,8 @@
 local P = 'gpumesh:'
 local held = redis.call('HGET', P .. 'later', ARGV[1])
 if not held then return 0 end
-redis.call('LPUSH', P .. 'purged', string.sub(held, string.find(held, '\n', 1, true) + 1))
+-- The first writes need no memory: this works on a Redis that is full.
 redis.call('HDEL', P .. 'later', ARGV[1])
 redis.call('ZREM', P .. 'delayed', ARGV[1])
+redis.call('LPUSH', P .. 'purged', string.sub(held, string.find(held, '\n', 1, true) + 1))
 return 1

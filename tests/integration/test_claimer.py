@@ -1,0 +1,43 @@
+"""A worker's claimer while Redis is away, and after it lost data (DESIGN §5, §6)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gpu_mesh.services.claimer import Claimer
+from gpu_mesh.settings import Settings
+from gpu_mesh.store import claims, keys
+
+WORKER = "gpu0@claimer"
+
+
+@pytest.fixture
+def cut_off(free_port: int) -> Claimer:
+    """One whose Redis is not there."""
+    return Claimer(Settings(broker_url=f"redis://127.0.0.1:{free_port}/0"), WORKER, None)
+
+
+def claimed(tag: str = "tag") -> claims.Claimed:
+    return claims.Claimed(tag, "{}", list="internal", queue="internal", deliveries=1, at=1.0, needs="1")
+
+
+def test_a_message_nobody_knows_to_be_delayed_is_not_run(cut_off: Claimer):
+    """§5: without an answer it is handed back, not run before its time."""
+    assert cut_off.delay(claimed(), due=1e12)
+
+
+def test_what_was_let_go_of_is_said_before_the_next_claim(cut_off: Claimer):
+    """§6: else the same message could be claimed again, and the late word would give its new run away."""
+    cut_off.ack("tag")
+    assert cut_off.command(["internal"])[:2] == ["BRPOP", keys.wake(WORKER)]
+
+
+def test_verdicts_do_not_outlive_a_connection(broker: str):
+    """§9: a Redis that lost data gives the numbers of needs anew."""
+    claimer = Claimer(Settings(broker_url=broker), WORKER, None)
+    claimer.read([b"needs", b"7", json.dumps({"memory_gb": 1}).encode()])
+    assert ",7," in claimer.command(["internal"])
+    claimer.load()
+    assert ",7," not in claimer.command(["internal"])

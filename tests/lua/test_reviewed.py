@@ -1,0 +1,156 @@
+"""Faults that a review found, each made to happen again (DESIGN §5, §6, §9)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import redis
+from claiming import MAX_DELIVERIES, Device, envelope, new_tag, publish, tags_in, waiting
+from waiting import wait_for
+
+from gpu_mesh.domain.claim import Rules
+from gpu_mesh.domain.queues import Band
+from gpu_mesh.store import claims, gates
+from gpu_mesh.store.scripts import script
+
+
+@pytest.fixture
+def device(client: redis.Redis) -> Device:
+    """One with a lease."""
+    return Device(client, max_gb=24).start()
+
+
+def send(client: redis.Redis, queue: str = "internal", **needs: object) -> str:
+    """One of ours; returns its tag."""
+    tag = new_tag()
+    publish(client, queue, Band.NORMAL, needs, tag)
+    return tag
+
+
+def dead(client: redis.Redis) -> list[str]:
+    """Tags of the dead letters."""
+    return tags_in(client.lrange("gpumesh:dead", 0, -1))
+
+
+def reap(client: redis.Redis, device: Device) -> None:
+    claims.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)
+    device.start().held.clear()
+
+
+def test_what_comes_back_into_a_purged_list_is_claimed(client, device):
+    """A queue is purged while two of its jobs run, then their workers die."""
+    other = Device(client, "gpu1@node", max_gb=100).start()
+    big, small = send(client, memory_gb=80), send(client, memory_gb=8)
+    assert (other.claim().tag, device.claim().tag) == (big, small)
+    send(client)
+    client.delete("internal:6")
+    assert device.claim() is None  # the list is forgotten
+    reap(client, device)
+    reap(client, other)
+    assert device.claim().tag == small
+    assert other.claim().tag == big
+
+
+def test_a_message_moved_from_behind_a_gate_is_claimed(client, device):
+    """Its queue was gated for longer than the one it goes to."""
+    tag = send(client)
+    device.claim()
+    gates.close(client, "internal", "manual")
+    claims.hand_back(client, device.worker, tag, counts=True, max_deliveries=MAX_DELIVERIES)
+    device.held.clear()
+    client.hset("gpumesh:gated", "+internal", client.time()[0] * 10**6 - 10**9)
+    (raw,) = client.lrange("internal:6", 0, -1)
+    assert script(client, "move")(args=["internal:6", raw, "customer:6", raw, tag, ""])
+    assert device.claim().tag == tag
+
+
+def test_a_clock_that_steps_back_behind_a_gate_stops_nobody(client, device):
+    gates.close(client, "internal", "manual")
+    client.hset("gpumesh:gated", "+internal", client.time()[0] * 10**6 + 10**9)
+    tag = send(client)
+    gates.reopen(client, "internal", "manual")
+    assert device.claim().tag == tag
+    assert int(client.hget("gpumesh:gated", "internal")) >= 0
+
+
+def test_a_clock_that_steps_back_hides_no_stranger_s_message(client, device):
+    assert device.claim() is None
+    client.hset("gpumesh:state", "=looked", client.time()[0] * 10**6 + 3600 * 10**6)
+    client.lpush("internal", envelope(new_tag()))
+    device.look = ""  # as a worker asks after a pause
+    assert not isinstance(device.ask(), claims.Idle)
+
+
+def test_a_cordoned_device_serves_no_sibling_s_job(client):
+    """One that fell off the bus."""
+    first, second = (Device(client, f"gpu{i}@node", rules=Rules(gather_s=0.001)).start() for i in (0, 1))
+    needs = {"gpu_count": 2}
+    job = send(client, **needs)
+    first.teams = {"1": (1, [second.worker])}
+    gates.cordon(client, second.worker, "off the bus")
+    assert first.claim() is None
+    gates.uncordon(client, second.worker)
+    client.delete("gpumesh:gather")
+    assert first.claim().tag == job
+
+
+def test_a_job_whose_list_is_no_list_any_more_is_kept(client, device):
+    """Given back, delayed or moved: a stranger's key of the list's name swallows nothing."""
+    tag = send(client)
+    device.claim()
+    client.set("internal:6", "no list")
+    reap(client, device)
+    assert dead(client) == [tag]
+
+    delayed = [new_tag() for _ in range(2)]
+    for queue, late in zip(("internal:6", "customer:6"), delayed, strict=True):
+        seconds, micros = client.time()
+        assert claims.delay(client, queue, envelope(late), late, seconds + micros / 1e6 + 0.05)
+    wait_for(lambda: claims.promote(client), "the delayed ones to be due")
+    assert dead(client) == [delayed[0], tag]
+    assert waiting(client, ["customer"]) == [delayed[1]]
+
+    (raw,) = client.lrange("customer:6", 0, -1)
+    assert not script(client, "move")(args=["customer:6", raw, "internal:6", raw, delayed[1], ""])
+    assert waiting(client, ["customer"]) == [delayed[1]]
+
+
+def test_taking_back_a_task_with_free_fields_leaves_the_others_their_ages(client, device):
+    """Needs are indexed without them (channel.py)."""
+    raw = envelope(tag := new_tag(), mesh={"needs": {"epochs": 3}})
+    others = [send(client)]
+    script(client, "publish")(args=["internal:6", raw, "normal", "{}", tag, tag, "normal"])
+    others.append(send(client))
+    client.config_resetstat()
+    assert script(client, "remove")(args=["internal:6", raw])
+    assert "cmdstat_unlink" not in client.info("commandstats")
+    assert device.drain() == others
+
+
+def test_a_malformed_message_behind_what_a_stranger_took(client, device):
+    first = send(client)
+    client.lpush("internal:6", "{", envelope(last := new_tag()))
+    Device(client, "gpu1@node", max_gb=-1).start().claim()  # indexes all three
+    assert tags_in([client.rpop("internal:6")]) == [first]
+    assert device.drain() == [last]
+    assert client.keys("gpumesh:group:*") == []
+
+
+def test_nothing_is_remembered_of_what_is_done(client, device):
+    """Given back, uncounted, then done."""
+    tag = send(client)
+    for counts in (False, False):
+        device.claim()
+        device.held.clear()
+        claims.hand_back(client, device.worker, tag, counts=counts, max_deliveries=MAX_DELIVERIES)
+    device.claim()
+    assert device.ack(tag)
+    assert client.keys("gpumesh:again") == []
+
+
+def test_headers_behind_properties_in_a_long_envelope(client, device):
+    """Whatever their order: what a stranger wrote whole is no malformed message."""
+    data = json.loads(envelope(tag := new_tag(), body="x" * 20_000))
+    client.lpush("internal", json.dumps({name: data[name] for name in ("properties", "body", "headers")}))
+    assert device.claim().tag == tag
