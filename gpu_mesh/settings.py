@@ -248,6 +248,23 @@ class Settings(BaseSettings):
         ge=0.5,
         le=3600,
     )
+    aging_horizon_s: float = _setting(
+        "Waiting after which a task has the highest score of its class", unit="s", default=1800.0, gt=0, le=86_400 * 7
+    )
+    affinity_s: float = _setting(
+        "How long the oldest task of a class may wait while tasks for the loaded model go first",
+        unit="s",
+        default=60.0,
+        ge=0,
+        le=86_400,
+    )
+    gather_s: float = _setting(
+        "How long a node's idle devices are kept for a task that needs several; then others go first for as long",
+        unit="s",
+        default=60.0,
+        ge=0,
+        le=86_400,
+    )
     max_deliveries: int = _setting(
         "How often a message that kills its worker is handed out before it goes to the dead letters",
         unit="deliveries",

@@ -52,6 +52,9 @@ class Claimer:
         self._claim_sha, self._look_sha = claims.shas()
         #: What the next claim looks for, see claims.Claimant; None: nothing.
         self._look: str | None = None
+        self._rules = Rules(
+            horizon_s=settings.aging_horizon_s, affinity_s=settings.affinity_s, gather_s=settings.gather_s
+        )
         self._asked_at = -math.inf
         self._lock = threading.Lock()
         self._held: set[str] = set()
@@ -110,7 +113,7 @@ class Claimer:
         looks = self._look is not None or time.monotonic() - self._asked_at > LOOK_EVERY_S
         self._asked_at = time.monotonic()
         sha = self._look_sha if looks else self._claim_sha
-        return ["EVALSHA", sha, "0", *claims.claim_arguments(claimant, Rules())]
+        return ["EVALSHA", sha, "0", *claims.claim_arguments(claimant, self._rules)]
 
     def read(self, reply: Any) -> claims.Claimed | None:
         """What the answer to `command` means: a claim that is ours now, or None."""

@@ -41,3 +41,11 @@ def test_verdicts_do_not_outlive_a_connection(broker: str):
     assert ",7," in claimer.command(["internal"])
     claimer.load()
     assert ",7," not in claimer.command(["internal"])
+
+
+def test_an_operator_sets_horizon_affinity_and_gathering(free_port: int):
+    """§5.3: what the claim is told, µs."""
+    url = f"redis://127.0.0.1:{free_port}/0"
+    claimer = Claimer(Settings(broker_url=url, aging_horizon_s=60, affinity_s=5, gather_s=0.5), WORKER, None)
+    sent = claimer.command(["internal"])
+    assert sent[3 + 7 : 3 + 10] == ["60000000", "5000000", "500000"]

@@ -98,16 +98,28 @@ def test_devices_are_kept_for_a_bounded_time(client, pair):
     """Nobody waits forever: then others go first for as long, and the job takes its chance."""
     first, second = pair
     for device in pair:
+        device.rules = Rules(gather_s=0.001)
+    running = send(client)
+    assert second.claim().tag == running
+    send(client, needs=PAIR)
+    single = send(client)
+    assert first.claim() is None  # this claim began to keep it
+    for device in pair:
+        device.rules = Rules(gather_s=3600.0)
+    kept = client.hget("gpumesh:gather", "node").split("\t")
+    client.hset("gpumesh:gather", "node", "\t".join([*kept[:3], "1", str(10**17)]))
+    assert first.claim().tag == single
+
+
+def test_devices_need_not_be_kept(client, pair):
+    """An operator may say so: others go first until enough are idle by chance."""
+    first, second = pair
+    for device in pair:
         device.rules = Rules(gather_s=0.0)
     running = send(client)
     assert second.claim().tag == running
     send(client, needs=PAIR)
     single = send(client)
-    assert first.claim() is None  # this claim began to keep it, for 0 s
-    for device in pair:
-        device.rules = Rules(gather_s=3600.0)
-    kept = client.hget("gpumesh:gather", "node").split("\t")
-    client.hset("gpumesh:gather", "node", "\t".join([*kept[:3], "1", str(10**17)]))
     assert first.claim().tag == single
 
 

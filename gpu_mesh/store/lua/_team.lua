@@ -25,6 +25,7 @@ end
 
 -- Whether the node's idle devices are kept for job m, which lacks some: one job at a time, the most important one.
 local function gathers(m, rank)
+  if tonumber(ARGV[10]) == 0 then return false end
   local kept = call('HGET', P .. 'gather', node)
   local group, id, of, til, again = match(kept or '', '^(.*)\t(.*)\t(.*)\t(.*)\t(.*)$')
   if group == m.group and id == m.id then
