@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Tests run in so many processes.
+JOBS ?= 2
+
 .PHONY: demo test soak check bench up format docs pins clean
 
 demo: $(STAMP)
@@ -14,8 +17,9 @@ demo: $(STAMP)
 up: $(STAMP)
 	$(BIN)/gpu-mesh up
 
+# Tests of one file stay in one process, each process with a Redis of its own.
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 soak: $(STAMP)
 	$(BIN)/pytest -m soak --timeout 1800 tests/fault
