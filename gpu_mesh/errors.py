@@ -8,14 +8,22 @@
     │   └── InvalidTask         … in a task's options, refused in the caller before anything is sent
     │       ├── UnknownQueue
     │       ├── UnknownTaskType
+    │       ├── ScriptRefused
     │       └── PayloadTooLarge
     ├── BrokerUnavailable       Redis does not answer at the address named
     │   └── BrokerRefused       … it answers, but not to us: password, user or permission
     ├── EmbeddedRedisError      the Redis server that `gpu-mesh up` carries cannot run
     ├── NodeNameTaken           another living machine uses this node name
+    ├── ScriptError             a script of `custom` or `training` did not do its work
+    │   ├── ScriptFailed        … it could not start, or ended with an exit code or by a signal
+    │   ├── ScriptTimedOut      … it was ended at its time limit
+    │   └── ScriptResultTooLarge
     ├── DeviceError             hardware could not be read
     └── EngineError             what runs models failed
+        ├── EngineOutOfMemory   what was asked needs more memory than is free
         ├── EngineUnavailable   it does not answer, or cannot do this kind of work
+        │   ├── EngineTimeout       … it is silent for longer than allowed
+        │   └── EngineUnsupported   … it never does this kind of work: no use to try again
         └── ModelNotFound
 
 Messages say what was wrong, what was expected and what to do. All of them survive the JSON result
@@ -31,7 +39,10 @@ __all__ = [
     "DeviceError",
     "EmbeddedRedisError",
     "EngineError",
+    "EngineOutOfMemory",
+    "EngineTimeout",
     "EngineUnavailable",
+    "EngineUnsupported",
     "InvalidCheckpoint",
     "InvalidSetting",
     "InvalidTask",
@@ -40,6 +51,11 @@ __all__ = [
     "ModelNotFound",
     "NodeNameTaken",
     "PayloadTooLarge",
+    "ScriptError",
+    "ScriptFailed",
+    "ScriptRefused",
+    "ScriptResultTooLarge",
+    "ScriptTimedOut",
     "UnknownQueue",
     "UnknownTaskType",
 ]
@@ -96,6 +112,10 @@ class UnknownTaskType(InvalidTask):
     """No task of that name is known here."""
 
 
+class ScriptRefused(InvalidTask):
+    """No script of that name may be run on this node, or not with these arguments."""
+
+
 class PayloadTooLarge(InvalidTask):
     """Arguments larger than `GPU_MESH_MAX_PAYLOAD_MB`."""
 
@@ -116,6 +136,33 @@ class NodeNameTaken(MeshError):
     """Another living machine uses this node name."""
 
 
+class ScriptError(MeshError):
+    """A script of `custom` or `training` did not do its work.
+
+    `exit_code` is the negative number of the signal where one ended it, `stderr` the end of its standard error.
+    """
+
+    def __init__(self, message: str, exit_code: int | None = None, stderr: str = "") -> None:
+        super().__init__(message, exit_code, stderr)
+        self.exit_code = exit_code
+        self.stderr = stderr
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}; its last words:\n{self.stderr}" if self.stderr else str(self.args[0])
+
+
+class ScriptFailed(ScriptError):
+    """It could not be started, or ended with an exit code other than 0, or by a signal."""
+
+
+class ScriptTimedOut(ScriptError):
+    """It was ended at its time limit, with all its processes."""
+
+
+class ScriptResultTooLarge(ScriptError):
+    """A result larger than `GPU_MESH_SCRIPT_RESULT_MAX_MB`."""
+
+
 class DeviceError(MeshError):
     """Hardware could not be read."""
 
@@ -124,8 +171,20 @@ class EngineError(MeshError):
     """What runs models failed."""
 
 
+class EngineOutOfMemory(EngineError):
+    """What was asked of the engine needs more memory than is free."""
+
+
 class EngineUnavailable(EngineError):
     """The engine does not answer, or cannot do this kind of work."""
+
+
+class EngineTimeout(EngineUnavailable):
+    """The engine was silent for longer than `GPU_MESH_ENGINE_TIMEOUT_S`."""
+
+
+class EngineUnsupported(EngineUnavailable):
+    """The engine never does this kind of work: no use to try again."""
 
 
 class ModelNotFound(EngineError):

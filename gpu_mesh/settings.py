@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gpu_mesh.domain.addresses import check_broker_url, check_http_url, mask
@@ -33,13 +33,17 @@ from gpu_mesh.errors import InvalidSetting
 __all__ = ["PREFIX", "Settings", "env_name", "load", "mask", "names_of", "read_dotenv", "settings", "unit_of"]
 
 PREFIX = "GPU_MESH_"
+#: What a script finds in its environment is no setting: it may use the mesh itself.
+SET_FOR_SCRIPTS = frozenset({"GPU_MESH_TASK_ID"})
+#: What runs models, best first: an Ollama may unload, an OpenAI-compatible server not, this process only embeds.
+ENGINES = ("ollama", "openai", "local")
 #: An empty list, where an empty variable means the default.
 NONE = "none"
 #: Results are kept for ten years at most, s; Redis takes no infinity.
 LONGEST_EXPIRY_S = 315_360_000.0
 _NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|_KEY$", re.IGNORECASE)
 
 
 def _split(value: object) -> object:
@@ -77,6 +81,20 @@ def _pairs(value: object) -> object:
     if not all(sign and name.strip() and held.strip() for name, sign, held in pairs):
         raise ValueError("name=value pairs separated by commas")
     return {name.strip(): held.strip() for name, _, held in pairs}
+
+
+def _engine_names(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value or not set(value) <= set(ENGINES):
+        raise ValueError(f"one or more of {', '.join(ENGINES)}, the preferred one first, separated by commas")
+    return value
+
+
+def _engine_urls(value: dict[str, str]) -> dict[str, str]:
+    for device, url in value.items():
+        parts = urlsplit(check_http_url(url) or "")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError(f"addresses without user, password and query, as in {device}=http://127.0.0.1:11434")
+    return {device: url.rstrip("/") for device, url in value.items()}
 
 
 def _checked(rule: re.Pattern[str], allowed: str) -> AfterValidator:
@@ -143,6 +161,8 @@ File = Annotated[Path | None, BeforeValidator(_unset)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 CpuQueues = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_queues), AfterValidator(_cpu_queues)]
 Labels = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
+Text = Annotated[str | None, BeforeValidator(_unset)]
+EngineUrls = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), AfterValidator(_engine_urls)]
 Figures = Annotated[dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]], NoDecode, BeforeValidator(_pairs)]
 
 
@@ -240,6 +260,41 @@ class Settings(BaseSettings):
         le=86400,
     )
 
+    # Engines
+    engines: Annotated[Names, AfterValidator(_engine_names)] = _setting(
+        "Engines to use, the preferred one first: `ollama`, `openai` (vLLM, llama.cpp, LM Studio), `local`",
+        default=ENGINES,
+    )
+    engine_urls: EngineUrls = _setting(
+        "Address of each device's own engine, as `gpu0=http://127.0.0.1:11434,gpu1=http://127.0.0.1:11435`; a device "
+        "not named takes what is found on this machine's usual ports",
+        default={},
+    )
+    engine_key: Annotated[SecretStr | None, BeforeValidator(_unset)] = _setting(
+        "Key for OpenAI-compatible servers; sent only to addresses named in a setting", default=None
+    )
+    engine_timeout_s: float = _setting(
+        "How long an engine may be silent while it works, the loading of a model included",
+        unit="s",
+        default=300.0,
+        gt=0,
+        le=86_400,
+    )
+    engine_check_timeout_s: float = _setting(
+        "How long an engine may take to say how it is", unit="s", default=5.0, gt=0, le=60
+    )
+    engine_pull: bool = _setting("Whether Ollama may fetch a model that it does not have", default=False)
+    keep_alive_s: float | None = _setting(
+        "How long Ollama keeps a model after its last use; below 0: for ever. Unset: as that Ollama is set",
+        unit="s",
+        default=None,
+        allow_inf_nan=False,
+    )
+    embed_model: Text = _setting("Model that embeds where a task names none. Unset: the first that can", default=None)
+    chat_model: Text = _setting(
+        "Model that generates where a task names none. Unset: a loaded one, else the newest", default=None
+    )
+
     # Claims
     lease_ttl_s: float = _setting(
         "How long a worker's lease holds without a sign of life; then its jobs run elsewhere",
@@ -293,6 +348,40 @@ class Settings(BaseSettings):
         default=604_800.0,
         ge=1,
         le=LONGEST_EXPIRY_S,
+    )
+    # Scripts
+    scripts_dir: File = _setting(
+        "Folder of the scripts that `custom` and `training` run by name. Unset: this node runs none", default=None
+    )
+    script_env: Names = _setting(
+        "Names passed on to scripts from the worker's environment, beside the harmless ones", default=()
+    )
+    script_grace_s: float = _setting(
+        "How long a script that is asked to stop may take to save; then it is killed",
+        unit="s",
+        default=30.0,
+        ge=0,
+        le=3600,
+    )
+    script_result_max_mb: float = _setting("Largest result of a script", unit="MB", default=1.0, gt=0, le=100)
+    custom_limit_s: float = _setting(
+        "How long a `custom` script may run, where its caller sets no limit",
+        unit="s",
+        default=600.0,
+        gt=0,
+        le=31_536_000,
+    )
+    training_limit_s: float = _setting(
+        "How long one run of a `training` script may take, where its caller sets no limit",
+        unit="s",
+        default=86_400.0,
+        gt=0,
+        le=31_536_000,
+    )
+    checkpoint_dir: File = _setting(
+        "Folder of the files that `training` scripts keep for their next run; shared by the nodes, another one can go "
+        "on. Unset: in the state folder",
+        default=None,
     )
     embed_chunk: int = _setting("Texts embedded in one piece; more are split", unit="texts", default=256, ge=1)
     peak_hours: Annotated[str, AfterValidator(_hours)] = _setting(
@@ -362,7 +451,7 @@ def read_dotenv(path: str | Path | None) -> dict[str, str | None]:
 
 def _refuse_unknown(found: Mapping[str, str | None]) -> None:
     known = [field.upper() for field in Settings.model_fields]
-    for name in sorted(found):
+    for name in sorted(found.keys() - SET_FOR_SCRIPTS):
         short = name.upper().removeprefix(PREFIX)
         if name.upper().startswith(PREFIX) and short not in known:
             near = difflib.get_close_matches(short, known, n=1)

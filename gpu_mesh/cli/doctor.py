@@ -6,15 +6,18 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import TypeAlias
 
 import click
 
 from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_FAILED
+from gpu_mesh.cli.engine_findings import engine_findings
+from gpu_mesh.cli.findings import Finding
 from gpu_mesh.cli.output import ago, confirm, console, json_option, print_json, yes_option
 from gpu_mesh.devices import detect
-from gpu_mesh.engines import get_engine
+from gpu_mesh.domain.device import Device
 from gpu_mesh.errors import BrokerUnavailable, MeshError
 from gpu_mesh.services import leftovers, snapshot
 from gpu_mesh.settings import Settings, mask, settings
@@ -25,18 +28,10 @@ from gpu_mesh.store.redis_binary import MIN_VERSION
 
 __all__ = ["Finding", "doctor", "examine"]
 
+#: A check, of one thing or of several.
+Check: TypeAlias = Callable[[Settings], Finding | list[Finding]]
 #: Free disk below which results and queues are at risk, GB.
 LOW_DISK_GB = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check: `ok`, `note` (works, but know this) or `missing`, with what to do."""
-
-    check: str
-    level: str
-    found: str
-    remedy: str = ""
 
 
 def examine(current: Settings) -> list[Finding]:
@@ -46,7 +41,7 @@ def examine(current: Settings) -> list[Finding]:
         if name in _ASKING and any(found.check == "broker" and found.level == "missing" for found in findings):
             findings.append(Finding(name, "note", "not known without a broker"))
         else:
-            findings.append(_guarded(name, check, current))
+            findings += _guarded(name, check, current)
     return findings
 
 
@@ -104,11 +99,12 @@ def _mend(take_all: bool, older_than_s: float, yes: bool, *, quiet: bool) -> int
     return count
 
 
-def _guarded(name: str, check: Callable[[Settings], Finding], current: Settings) -> Finding:
+def _guarded(name: str, check: Check, current: Settings) -> list[Finding]:
     try:
-        return check(current)
+        found = check(current)
     except (MeshError, OSError) as exc:
-        return Finding(name, "missing", str(exc))
+        return [Finding(name, "missing", str(exc))]
+    return found if isinstance(found, list) else [found]
 
 
 def _python(current: Settings) -> Finding:
@@ -138,9 +134,7 @@ def _broker(current: Settings) -> Finding:
 
 
 def _devices(current: Settings) -> Finding:
-    devices = detect(
-        current.devices, node=current.node_name, gpu_enabled=current.gpu_enabled, margin_gb=current.memory_margin_gb
-    )
+    devices = _detected(current)
     found = ", ".join(f"{device.name}: {device.gpu_type} {device.memory_gb:g} GB" for device in devices)
     if any(device.is_gpu for device in devices):
         return Finding("devices", "ok", found)
@@ -150,12 +144,14 @@ def _devices(current: Settings) -> Finding:
     return Finding("devices", "note", f"{found}; no GPU", remedy)
 
 
-def _engine(current: Settings) -> Finding:
-    status = get_engine("local").check()
-    if not status.reachable:
-        return Finding("engine", "missing", status.error or "the in-process engine does not work")
-    names = ", ".join(model.name for model in status.models)
-    return Finding("engine", "ok", f"in-process, embeds with {names}")
+def _detected(current: Settings) -> tuple[Device, ...]:
+    return detect(
+        current.devices, node=current.node_name, gpu_enabled=current.gpu_enabled, margin_gb=current.memory_margin_gb
+    )
+
+
+def _engines(current: Settings) -> list[Finding]:
+    return engine_findings(_detected(current), current)
 
 
 def _state(current: Settings) -> Finding:
@@ -195,13 +191,13 @@ def _leftovers(current: Settings) -> Finding:
 
 #: Checks that ask the broker, once it is known to answer.
 _ASKING = frozenset({"nodes", "leftovers"})
-_CHECKS: tuple[tuple[str, Callable[[Settings], Finding]], ...] = (
+_CHECKS: tuple[tuple[str, Check], ...] = (
     ("python", _python),
     ("redis", _redis),
     ("broker", _broker),
     ("state", _state),
     ("devices", _devices),
-    ("engine", _engine),
+    ("engine", _engines),
     ("nodes", _nodes),
     ("leftovers", _leftovers),
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpu_mesh.engines.base import Engine
+from gpu_mesh.engines.binding import engine_for, engines_for
 from gpu_mesh.errors import InvalidValue
 
-__all__ = ["Engine", "get_engine"]
+__all__ = ["Engine", "engine_for", "engines_for", "get_engine"]
 
 #: The engine that is always there.
 DEFAULT_ENGINE = "local"

@@ -6,18 +6,20 @@ All of them pass the suite in tests/unit/engines/test_conformance.py.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from gpu_mesh.errors import InvalidTask, ModelNotFound
+from gpu_mesh.engines.options import GenerateOptions, Message, check_name, check_texts
+from gpu_mesh.errors import EngineUnsupported, ModelNotFound
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
+    "Ability",
     "Chunk",
     "Chunks",
     "Embeddings",
@@ -27,8 +29,12 @@ __all__ = [
     "Kind",
     "Message",
     "Model",
+    "Pull",
+    "Pulls",
     "check_model",
     "check_texts",
+    "no_such_model",
+    "unsupported",
 ]
 
 
@@ -39,6 +45,20 @@ class Kind(StrEnum):
     GENERATE = "generate"
 
 
+class Ability(StrEnum):
+    """What an engine can do; what it cannot raises EngineUnsupported."""
+
+    EMBED = "embed"
+    #: `generate` and `chat`.
+    GENERATE = "generate"
+    #: Tell which models are in memory.
+    LOADED = "loaded"
+    LOAD = "load"
+    UNLOAD = "unload"
+    #: Fetch a model it does not have.
+    PULL = "pull"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One model that the engine has. Sizes in GB (2^30 bytes), None where the engine does not tell."""
@@ -46,12 +66,19 @@ class Model:
     name: str
     #: Empty where the engine does not tell.
     kinds: frozenset[Kind] = frozenset()
-    #: Memory it takes once loaded.
+    #: Memory it takes once loaded; while it is not loaded, where the engine tells only that, its size on disk.
     size_gb: float | None = None
     #: The part of it that lies in GPU memory now: less than `size_gb` means that the CPU does part of the work.
     vram_gb: float | None = None
-    #: Whether it is in memory now.
-    loaded: bool = False
+    #: Whether it is in memory now; None where the engine does not tell.
+    loaded: bool | None = False
+
+    @property
+    def cpu_share(self) -> float:
+        """The part of a loaded model that lies outside GPU memory, 0 to 1; 0 where the engine does not tell."""
+        if not self.loaded or not self.size_gb or self.vram_gb is None:
+            return 0.0
+        return min(1.0, max(0.0, 1.0 - self.vram_gb / self.size_gb))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +92,11 @@ class EngineStatus:
     models: tuple[Model, ...] = ()
     #: Why it is not reachable and what to do; None when it is.
     error: str | None = None
+
+    @property
+    def on_cpu(self) -> tuple[Model, ...]:
+        """Loaded models of which the CPU does a part (silently, else): a fault on a device that is a GPU."""
+        return tuple(model for model in self.models if model.cpu_share > 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,23 +116,12 @@ class Embeddings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateOptions:
-    """How to generate. None leaves it to the engine."""
-
-    max_tokens: int | None = None
-    #: 0 is the most likely token always.
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    #: Texts at which generation stops.
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """A piece of generated text."""
 
     text: str
+    #: What a thinking model says to itself; no part of the answer.
+    thinking: str = ""
     #: Whether it is the last one: only that one has the fields below.
     done: bool = False
     #: `stop` (the model ended) or `length` (`max_tokens` reached).
@@ -112,20 +133,43 @@ class Chunk:
 #: Generated text as it comes. `close()` stops the work; an error is raised at the call or at the first chunk.
 Chunks: TypeAlias = Generator[Chunk, None, None]
 
-#: One turn of a chat: `{"role": "system" | "user" | "assistant", "content": "…"}`.
-Message: TypeAlias = Mapping[str, str]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """How far the fetching of a model is."""
+
+    #: In the engine's words.
+    status: str
+    #: Of the part fetched now; None where it has no size.
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+#: Progress of a pull as it comes. `close()` stops it.
+Pulls: TypeAlias = Generator[Pull, None, None]
 
 
 class Engine(Protocol):
     """Runs models. Safe to use from several threads.
 
-    `model=None` takes the engine's default model. Besides the errors each method names, an engine that does
-    not answer, or cannot do this kind of work, raises EngineUnavailable; one that answers with a failure
-    raises EngineError.
+    `model=None` takes the engine's default model for that kind of work. Besides the errors each method names, an
+    engine that does not answer raises EngineUnavailable (EngineTimeout when it is silent for too long), one that never
+    does this kind of work EngineUnsupported, one without the memory EngineOutOfMemory, and one that answers with
+    another failure EngineError.
     """
 
-    #: As in the settings: `local`.
+    #: As in the settings: `ollama`, `openai`, `local`.
     name: str
+
+    @property
+    def url(self) -> str | None:
+        """Its address; None for the engine in this process."""
+        ...
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What it can do."""
+        ...
 
     def check(self) -> EngineStatus:
         """See how the engine is, without loading a model. Never raises: what is wrong stands in the status."""
@@ -135,10 +179,15 @@ class Engine(Protocol):
         """All models present, the default for embedding first where there is one."""
         ...
 
-    def embed(self, texts: Sequence[str], model: str | None = None) -> Embeddings:
+    def loaded(self) -> tuple[Model, ...]:
+        """Those in memory now, with their sizes."""
+        ...
+
+    def embed(self, texts: Sequence[str], model: str | None = None, *, keep_alive_s: float | None = None) -> Embeddings:
         """Vectors of shape (len(texts), dimensions), independent of what else is in `texts`.
 
-        Raises InvalidTask (field `texts` or `model`) for wrong types, ModelNotFound.
+        `keep_alive_s`: see GenerateOptions. Raises InvalidTask (field `texts` or `model`) for wrong types and for a
+        model that does not embed, ModelNotFound.
         """
         ...
 
@@ -150,17 +199,25 @@ class Engine(Protocol):
         system: str | None = None,
         options: GenerateOptions | None = None,
     ) -> Chunks:
-        """Continue `prompt`. Raises InvalidTask for wrong types, ModelNotFound."""
+        """Answer `prompt`. Raises InvalidTask for wrong types and for a model that does not generate, ModelNotFound."""
         ...
 
     def chat(
         self, messages: Sequence[Message], model: str | None = None, *, options: GenerateOptions | None = None
     ) -> Chunks:
-        """Answer the last of `messages`. Raises InvalidTask for wrong types, ModelNotFound."""
+        """Answer the last of `messages`. Raises what `generate` does."""
+        ...
+
+    def load(self, model: str | None = None, *, keep_alive_s: float | None = None) -> None:
+        """Bring the model into memory and wait for it. Loaded: nothing but `keep_alive_s` changes."""
         ...
 
     def unload(self, model: str | None = None) -> None:
         """Free the model's memory; the next use loads it again. Not loaded: nothing happens. Raises ModelNotFound."""
+        ...
+
+    def pull(self, model: str) -> Pulls:
+        """Fetch a model the engine does not have. Raises ModelNotFound where its source has none of that name."""
         ...
 
     def close(self) -> None:
@@ -168,32 +225,27 @@ class Engine(Protocol):
         ...
 
 
-def check_texts(texts: object) -> list[str]:
-    """`texts` as every engine can take them: lone surrogates, which UTF-8 cannot express, become `?`.
-
-    Raises InvalidTask (field `texts`) unless it is a list or tuple of strings; the error names the first
-    item that is none by its index.
-    """
-    if not isinstance(texts, list | tuple):
-        hint = "; put the one text into a list" if isinstance(texts, str) else ""
-        raise InvalidTask("texts", texts, f"is of type {type(texts).__name__}, expected a list of strings{hint}")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            kind = type(text).__name__
-            raise InvalidTask("texts", text, f"item {index} is of type {kind}, expected a string")
-    return [text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-
-
 def check_model(model: object, present: Sequence[str], engine: str) -> str:
     """The model's name, for None the first of `present`.
 
     Raises InvalidTask (field `model`) for what is no string, ModelNotFound for what the engine does not have.
     """
-    if model is not None and not isinstance(model, str):
-        raise InvalidTask("model", model, f"is of type {type(model).__name__}, expected a model's name as a string")
+    check_name(model)
     if model is None and present:
         return present[0]
-    if model is None or model not in present:
-        have = ", ".join(present) or "none"
-        raise ModelNotFound(f"the engine {engine!r} has no model {model!r}; it has: {have}. Name one of them")
+    if not isinstance(model, str) or model not in present:
+        raise no_such_model(model, present, engine)
     return model
+
+
+def no_such_model(
+    model: object, present: Sequence[str], engine: str, remedy: str = "Name one of them"
+) -> ModelNotFound:
+    """The error for a model that the engine does not have."""
+    have = ", ".join(present) or "none"
+    return ModelNotFound(f"the engine {engine!r} has no model {model!r}; it has: {have}. {remedy}")
+
+
+def unsupported(engine: str, work: str, remedy: str) -> EngineUnsupported:
+    """The error for work that the engine never does."""
+    return EngineUnsupported(f"the engine {engine!r} {work}; {remedy}")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpu_mesh.engines.base import (
+    Ability,
     Chunks,
     Embeddings,
     EngineStatus,
@@ -26,10 +27,12 @@ from gpu_mesh.engines.base import (
     Kind,
     Message,
     Model,
+    Pulls,
     check_model,
     check_texts,
+    unsupported,
 )
-from gpu_mesh.errors import EngineUnavailable
+from gpu_mesh.errors import EngineUnavailable, EngineUnsupported
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,6 +81,8 @@ class LocalEngine:
     """Embeds with wordllama; loads it on first use. Not able to generate."""
 
     name = "local"
+    url: str | None = None
+    abilities = frozenset({Ability.EMBED, Ability.LOADED, Ability.LOAD, Ability.UNLOAD})
 
     def __init__(self, package: str = "wordllama") -> None:
         self._package = package
@@ -107,8 +112,15 @@ class LocalEngine:
         loaded, kinds = self._words is not None, frozenset({Kind.EMBED})
         return tuple(Model(name=name, kinds=kinds, size_gb=SIZE_GB, loaded=loaded) for name in MODELS)
 
-    def embed(self, texts: Sequence[str], model: str | None = None) -> Embeddings:
-        """Vectors of the texts, bit for bit the same whatever else is in `texts`. See Engine.embed."""
+    def loaded(self) -> tuple[Model, ...]:
+        """All of them or none."""
+        return tuple(model for model in self.models() if model.loaded)
+
+    def embed(self, texts: Sequence[str], model: str | None = None, *, keep_alive_s: float | None = None) -> Embeddings:
+        """Vectors of the texts, bit for bit the same whatever else is in `texts`. See Engine.embed.
+
+        The weights stay until they are unloaded, whatever `keep_alive_s` says.
+        """
         texts = check_texts(texts)
         model = check_model(model, tuple(MODELS), self.name)
         words = self._load()
@@ -131,19 +143,28 @@ class LocalEngine:
         system: str | None = None,
         options: GenerateOptions | None = None,
     ) -> Chunks:
-        """Always raises EngineUnavailable."""
+        """Always raises EngineUnsupported."""
         raise _embeds_only()
 
     def chat(
         self, messages: Sequence[Message], model: str | None = None, *, options: GenerateOptions | None = None
     ) -> Chunks:
-        """Always raises EngineUnavailable."""
+        """Always raises EngineUnsupported."""
         raise _embeds_only()
+
+    def load(self, model: str | None = None, *, keep_alive_s: float | None = None) -> None:
+        """Load the weights, for all models. See Engine.load."""
+        check_model(model, tuple(MODELS), self.name)
+        self._load()
 
     def unload(self, model: str | None = None) -> None:
         """Free the weights, for all models. See Engine.unload."""
         check_model(model, tuple(MODELS), self.name)
         self._words = None
+
+    def pull(self, model: str) -> Pulls:
+        """Always raises EngineUnsupported."""
+        raise unsupported(self.name, "fetches no models", f"its models are {', '.join(MODELS)}")
 
     def close(self) -> None:
         """Free the weights."""
@@ -228,8 +249,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _embeds_only() -> EngineUnavailable:
-    return EngineUnavailable(
-        "the local engine only embeds; to generate text run Ollama on a machine of the mesh "
-        "and see with `gpu-mesh doctor` whether it is found"
+def _embeds_only() -> EngineUnsupported:
+    return unsupported(
+        LocalEngine.name,
+        "only embeds",
+        "to generate text run Ollama on a machine of the mesh and see with `gpu-mesh doctor` whether it is found",
     )

@@ -258,3 +258,8 @@ def test_an_unknown_engine_is_answered_with_those_that_exist(name: str) -> None:
     with pytest.raises(InvalidValue, match="local") as caught:
         get_engine(name)
     assert caught.value.field == "engine"
+
+
+def test_meaning_is_in_the_vectors() -> None:
+    cat, kitten, invoice = get_engine().embed(["cat", "kitten", "invoice"]).vectors
+    assert cat @ kitten > cat @ invoice + 0.1

@@ -1,0 +1,17 @@
+"""What `gpu-mesh doctor` finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Finding"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: `ok`, `note` (works, but know this) or `missing`, with what to do."""
+
+    check: str
+    level: str
+    found: str
+    remedy: str = ""
