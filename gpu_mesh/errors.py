@@ -18,8 +18,8 @@
     │   ├── ScriptFailed        … it could not start, or ended with an exit code or by a signal
     │   ├── ScriptTimedOut      … it was ended at its time limit
     │   └── ScriptResultTooLarge
-    ├── InferenceTimedOut   an `llm_inference` was ended at its time limit
-    ├── StreamIncomplete    what a task streamed has a hole, and no result is kept that would fill it
+    ├── InferenceTimedOut       an `llm_inference` was ended at its time limit
+    ├── StreamIncomplete        what a task streamed has a hole, and no result is kept that would fill it
     ├── DeviceError             hardware could not be read
     └── EngineError             what runs models failed
         ├── EngineOutOfMemory   what was asked needs more memory than is free

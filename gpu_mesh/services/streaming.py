@@ -32,6 +32,8 @@ ENTRY_BYTES = 65_536
 TIMEOUT_S, RETRY_S = 2.0, 1.0
 #: How long the end of a run waits for what is unsent, s: the result has it all.
 CLOSE_S = 2.0
+#: How long the word of the end is kept where the result has the text, s: 4 KB, and late readers look at the result.
+LINGER_S = 10.0
 #: Bytes in a MB.
 _MB = 1_000_000
 
@@ -184,7 +186,7 @@ def end_stream(writer: StreamWriter, state: str, *, keep_text: bool) -> None:
                 at=writer.said,
                 state=state,
                 keep_text=keep_text,
-                expires_s=current.stream_expires_s,
+                expires_s=current.stream_expires_s if keep_text else LINGER_S,
             )
     except BrokerUnavailable as exc:
         logger.warning("%s: its stream is left to expire: %s", writer.task_id, exc, extra={"action": "stream"})
