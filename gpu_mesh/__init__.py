@@ -3,6 +3,9 @@
 from gpu_mesh import app                      # the Celery app; importing it makes it the current one
 from gpu_mesh.tasks.embeddings import embeddings
 embeddings.delay(["a text"]).get()
+
+from gpu_mesh.tasks.inference import llm_inference
+for piece in gpu_mesh.stream(llm_inference.delay("Say hello")): print(piece, end="")
 """
 
 from collections.abc import Iterator

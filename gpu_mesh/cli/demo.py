@@ -48,8 +48,8 @@ PASSAGES_A_PART = 4
 SHORTEST, LONGEST = 60, 600
 #: Log lines shown when the mesh failed.
 LOG_TAIL = 30
-#: Settings of the environment that hold for the demo too: what the hardware is, and how much is logged.
-KEPT = ("devices", "gpu_enabled", "memory_margin_gb", "log_level")
+#: Settings of the environment that hold for the demo too: what hardware and engines there are, and how much is logged.
+KEPT = ("devices", "gpu_enabled", "memory_margin_gb", "engines", "engine_urls", "log_level")
 #: What ends the demo in order, beside Ctrl-C.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 SEARCHES = (

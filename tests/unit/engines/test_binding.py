@@ -44,8 +44,9 @@ _made: list[Engines] = []
 
 
 @pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
-    """What a test made is closed after it."""
+def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test made is closed after it; engines are those by default, not those of all other tests."""
+    monkeypatch.delenv("GPU_MESH_ENGINES")
     yield
     while _made:
         _made.pop().close()
