@@ -16,7 +16,7 @@ app.steps["worker"].add(Leasing)
 app.steps["consumer"].add(Claiming)
 
 #: Kombu's `retry_over_time` without an end; pauses in s.
-RESULT_RETRY: dict[str, Any] = {"max_retries": None, "interval_start": 0, "interval_step": 0.2, "interval_max": 1.0}
+RESULT_RETRY = {"max_retries": None, "interval_start": 0, "interval_step": 0.2, "interval_max": 1.0}
 #: Of a worker's own sends (a chain's next link, a retry, a part): an hour, for a chain that breaks is work lost.
 SEND_RETRY = {**RESULT_RETRY, "max_retries": 3600}
 
@@ -29,9 +29,6 @@ def outlive_outages(conf: Any = None, **_: Any) -> None:
     """
     options = conf.result_backend_transport_options
     conf.result_backend_transport_options = {**options, "retry_policy": RESULT_RETRY}
-    # Before it writes a result Celery reads the one there is, which the policy above does not cover.
-    conf.result_backend_always_retry = True
-    conf.result_backend_max_sleep_between_retries_ms = int(1000 * RESULT_RETRY["interval_max"])
     conf.task_publish_retry_policy = SEND_RETRY
     timeouts = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S}
     conf.broker_transport_options = {**conf.broker_transport_options, **timeouts}

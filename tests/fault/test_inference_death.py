@@ -105,10 +105,10 @@ def test_redis_dies_in_the_middle(fleet: Mesh, stub: OllamaStub, reading: Readin
 def test_redis_away_for_the_whole_rest(fleet: Mesh, stub: OllamaStub, reading: Reading):
     """Issue 4 §2: nothing of the answer is lost; its result waits for Redis, and so does the reader."""
     worker = worker_of(fleet, reading)
-    tries = worker.log.read_text().count("Failed operation _store_result")
+    tries = worker.log.read_text().count("its SUCCESS waits for Redis")
     fleet.server.kill()
     # The result is met by a Redis that is away for sure.
-    wait_for(lambda: worker.log.read_text().count("Failed operation _store_result") > tries, "the result to wait")
+    wait_for(lambda: worker.log.read_text().count("its SUCCESS waits for Redis") > tries, "the result to wait")
     fleet.server.start()
     assert reading.end() == said(PROMPT, TOKENS)
     assert stub.stopped == 0
