@@ -229,7 +229,7 @@ class Claimer:
             with mapped_errors(self._settings):
                 return call(*args, **kwargs)
         except BrokerUnavailable as exc:
-            logger.warning("%s waits for Redis: %s", call, exc, extra={"action": "outbox"})
+            logger.warning("%s waits for Redis: %s", call.__name__, exc, extra={"action": "outbox"})
             return None
 
 
