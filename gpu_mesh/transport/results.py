@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 #: What Redis must hear: how a run ended.
 _ENDS = states.READY_STATES | {states.RETRY}
 #: Pauses between two tries, s: the first, the longest.
-FIRST_S, LONGEST_S = 0.1, 1.0
+FIRST_S, LONGEST_S = 0.1, 0.3
 #: So often one of these tries is logged.
-LOG_EVERY = 30
+LOG_EVERY = 50
 #: After something that Redis did not hear nothing is told for so long, s: each try may cost a socket timeout.
 PAUSE_S = 2.0
 
