@@ -158,11 +158,19 @@ def test_the_password_is_in_no_list_of_processes(containers: dict[str, Container
     assert not [line for line in lines if PASSWORD in line]
 
 
-def test_redis_checks_the_password(containers: dict[str, Container]) -> None:
-    """A Redis that lets nobody in is ill; so it is for who knows no password."""
-    assert not containers["redis"].check(REDISCLI_AUTH="wrong")[0]
-    assert not containers["redis"].check(REDISCLI_AUTH="")[0]
-    assert containers["redis"].check()[0]
+def test_a_redis_that_answers_with_an_error_is_ill(containers: dict[str, Container]) -> None:
+    """To who has no or a wrong password, and to who has the right one: as while it loads its data."""
+    server = containers["redis"]
+    assert not server.check(REDISCLI_AUTH="wrong")[0]
+    assert not server.check(REDISCLI_AUTH="")[0]
+    with redis.Redis.from_url(containers["worker"].env["GPU_MESH_BROKER_URL"]) as client:
+        client.acl_setuser("default", enabled=True, commands=["-ping"])
+        try:
+            well, said = server.check()
+        finally:
+            client.acl_setuser("default", enabled=True, commands=["+ping"])
+    assert not well, said
+    assert server.check()[0]
 
 
 def test_frozen_processes_are_ill_until_they_go_on(containers: dict[str, Container]) -> None:
