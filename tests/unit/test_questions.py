@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from ollama_stub import OllamaStub
+from openai_stub import OpenAIStub
 
 from gpu_mesh.celery import MeshCelery
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.requirements import ANYTHING
 from gpu_mesh.engines.base import GenerateOptions
 from gpu_mesh.errors import EngineUnavailable, InvalidTask
+from gpu_mesh.settings import settings
 from gpu_mesh.tasks import engine_use
 from gpu_mesh.tasks.inference import llm_inference
 from gpu_mesh.tasks.options import HEADER
@@ -100,6 +103,22 @@ def test_in_the_caller_it_asks_this_machines_engine(mesh_eager: object):
         llm_inference.delay("Hello")
     with pytest.raises(EngineUnavailable, match="cpu0@test-node"):
         llm_inference("Hello")
+
+
+@pytest.mark.parametrize("kind", [OllamaStub, OpenAIStub])
+def test_in_the_caller_it_answers(kind: type[OllamaStub | OpenAIStub]):
+    """Issue 4 §1: by either kind of server; nothing is streamed, for there need be no Redis."""
+    name = kind.__name__.removesuffix("Stub").lower()
+    with kind() as stub, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPU_MESH_ENGINES", name)
+        patch.setenv("GPU_MESH_ENGINE_URLS", f"cpu0={stub.url}")
+        settings.cache_clear()
+        found = llm_inference("Hello there", options={"max_tokens": 3})
+        again = llm_inference(messages=TURNS, model=found["model"])
+    settings.cache_clear()
+    assert (found["text"], found["reason"], found["output_tokens"]) == ("You said: Hello", "length", 3)
+    assert (found["engine"], found["device"]) == (name, "cpu0@test-node")
+    assert (again["text"], again["model"]) == ("You said: Hello", found["model"])
 
 
 def test_a_devices_worker_asks_its_own():
