@@ -51,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print()
     console.print(table([row(variant, outcome) for variant, outcome in outcomes.items()]))
     for variant, outcome in outcomes.items():
-        for number, why in outcome.failures.items():
-            console.print(f"{variant.model}, question {number + 1}: {why}", soft_wrap=True)
+        for why, numbers in outcome.reasons().items():
+            listed = ", ".join(str(number + 1) for number in numbers)
+            console.print(f"{variant.model}, question {listed}: {why}", soft_wrap=True)
     return 1 if any(outcome.failures for outcome in outcomes.values()) else 0
 
 

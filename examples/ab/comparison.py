@@ -40,6 +40,13 @@ class Outcome:
     results: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
 
+    def reasons(self) -> dict[str, list[int]]:
+        """The questions that failed, by why."""
+        found: dict[str, list[int]] = {}
+        for number, why in self.failures.items():
+            found.setdefault(why, []).append(number)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -100,7 +100,7 @@ def test_a_variant_that_fails_is_in_the_table(mesh: Mesh) -> None:
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert figures(ran.stdout, "gemma4:e4b")[1:3] == ["5", "0"]
     assert figures(ran.stdout, "nosuch:1b")[:3] == ["gpu1", "0", "5"]
-    assert "nosuch:1b, question 1: ModelNotFound" in ran.stdout
+    assert "nosuch:1b, question 1, 2, 3, 4, 5: ModelNotFound" in ran.stdout
 
 
 @pytest.mark.parametrize("wrong", [["gpu0"], ["gpu0=gemma4:e4b"], ["gpu0=gemma4:e4b", "gpu0=gemma4:e4b"]])
