@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from celery.result import AsyncResult
-from gpu_mesh.tasks.inference import llm_inference
 from rich.console import Console
 
 from ab.comparison import Variant, collect, row, table
 from gpu_mesh import app
+from gpu_mesh.tasks.inference import llm_inference
 
 PROMPTS = (
     "Answer a customer in two sentences: how do I pay an invoice?",
