@@ -275,6 +275,23 @@ class Settings(BaseSettings):
         "on. Unset: in the state folder",
         default=None,
     )
+    inference_limit_s: float = _setting(
+        "How long an `llm_inference` may take, where its caller sets no limit",
+        unit="s",
+        default=300.0,
+        gt=0,
+        le=31_536_000,
+    )
+    stream_max_mb: float = _setting(
+        "Text that the stream of a running task holds at most; who reads too slowly gets the rest with the result",
+        unit="MB",
+        default=1.0,
+        gt=0,
+        le=100,
+    )
+    stream_expires_s: float = _setting(
+        "How long a stream is kept after its last piece", unit="s", default=600.0, ge=1, le=LONGEST_EXPIRY_S
+    )
     embed_chunk: int = _setting("Texts embedded in one piece; more are split", unit="texts", default=256, ge=1)
     peak_hours: Hours = _setting(
         "Hours in which ai-batch is paused (takes effect with the window gates)", unit="HH:MM", default="09:00-18:00"
