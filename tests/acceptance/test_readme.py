@@ -14,7 +14,8 @@ import pytest
 from ollama_stub import OllamaStub
 from processes import gpu_mesh
 
-from gpu_mesh.settings import SET_FOR_SCRIPTS, Settings, env_name, settings
+from gpu_mesh.settings import Settings, env_name, settings
+from gpu_mesh.settings.reading import SET_FOR_SCRIPTS
 from gpu_mesh.testing import mesh_eager
 
 ROOT = Path(__file__).parents[2]
