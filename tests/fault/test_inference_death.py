@@ -14,7 +14,7 @@ from waiting import wait_for
 
 LEASE_S = 2.0
 #: Of an answer, and how long each takes, s.
-TOKENS, TOKEN_S = 30, 0.05
+TOKENS, TOKEN_S = 18, 0.05
 PROMPT = "What is a mesh"
 
 

@@ -13,6 +13,7 @@ import pytest
 import redis
 from celery import states
 from celery.exceptions import TaskRevokedError, TimeoutError
+from celery.result import allow_join_result, denied_join_result
 from click.testing import CliRunner
 from redis_servers import RedisServer, running
 from waiting import wait_for
@@ -290,6 +291,15 @@ def test_what_is_no_task_is_refused(task: object):
     """Issue 2, Bad input: at the call."""
     with pytest.raises(InvalidTask, match="a task's id"):
         mesh.stream(task)
+
+
+def test_a_task_does_not_wait_for_another_one(client: redis.Redis):
+    """As with `get`: with one job per device both would stand still; a task that knows better says so."""
+    with denied_join_result():
+        with pytest.raises(RuntimeError, match="within a task"):
+            mesh.stream(TASK)
+        with allow_join_result():
+            mesh.stream(TASK)
 
 
 def test_a_task_that_keeps_no_result(client: redis.Redis, add: Callable[..., int]):
