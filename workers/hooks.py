@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Any
 
@@ -19,6 +20,9 @@ app.steps["consumer"].add(Claiming)
 
 # Celery says at each lost connection that jobs will be redelivered, which they are not here.
 warnings.filterwarnings("ignore", "\\s*In Celery 5.1 we introduced", CPendingDeprecationWarning)
+
+# It tells each request at INFO; what it cannot do is raised.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 #: Kombu's `retry_over_time` without an end; pauses in s.
 RESULT_RETRY = {"max_retries": None, "interval_start": 0, "interval_step": 0.2, "interval_max": 1.0}
