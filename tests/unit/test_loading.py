@@ -97,7 +97,7 @@ def test_the_other_main_model_leaves(bench: Bench) -> None:
     assert bench.loaded() == []
     assert bench.stub.used_gb == 0
     bench.engine.load(BIG)
-    bench.room(EMBEDDER, Kind.EMBED)
+    bench.room(f"{EMBEDDER}:latest", Kind.EMBED)
     assert bench.loaded() == []
 
 
@@ -276,10 +276,18 @@ def test_engines_that_load_by_themselves_are_left_alone() -> None:
         make_room(gpu(), engine, "m", Kind.GENERATE)
         engine.close()
     assert asked == []
-    local = LocalEngine()
-    local.embed(["x"])
-    make_room(gpu(), local, "wordllama-64", Kind.EMBED)
-    assert local.loaded()
+    looks: list[Device] = []
+    make_room(gpu(), LocalEngine(), "wordllama-64", Kind.EMBED, look_at=_looking(looks))
+    assert looks == []
+
+
+def _looking(looks: list[Device]) -> Callable[[Device], Any]:
+    @contextmanager
+    def look_at(device: Device) -> Iterator[Look]:
+        looks.append(device)
+        yield lambda: None
+
+    return look_at
 
 
 def _record(stub: StubServer, asked: list[str]) -> None:
