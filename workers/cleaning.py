@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import mmap
 import os
 import re
 import sys
@@ -29,7 +30,7 @@ __all__ = ["Cleaner"]
 logger = logging.getLogger(__name__)
 
 #: Collecting may cost a job one part in so many of the time since the last collection …
-SELDOM = 50
+SELDOM = 100
 #: … unless the process has grown by so many pages meanwhile (4 KiB each as a rule: 16 MiB).
 GROWN_PAGES = 4096
 #: How long killed processes are waited for, s.
@@ -43,11 +44,9 @@ FORKERS = re.compile(r"from (multiprocessing|billiard)\.forkserver import")
 
 
 class Cleaner:
-    """Of one pool child. `pages`: how many pages of memory it has in use."""
+    """Of one pool child."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, pages: Callable[[], int] | None = None) -> None:
-        self._clock = clock
-        self._pages = pages or _pages
+    def __init__(self) -> None:
         self._before: frozenset[int] = frozenset()
         self._threads: set[int | None] = set()
         self._cost_s = 0.0
@@ -73,10 +72,10 @@ class Cleaner:
         left = self._left()
         if living := [name for pid in left if (name := _living(pid))]:
             logger.warning("%s left processes behind, ended: %s", job, ", ".join(living), extra={"action": "clean"})
-        until = self._clock() + END_S
+        until = time.monotonic() + END_S
         while left:
             kinship.end(left)
-            if self._clock() >= until:
+            if time.monotonic() >= until:
                 logger.error("%s: processes %s survive SIGKILL", job, left, extra={"action": "abandon"})
                 return
             if left := self._left():
@@ -99,16 +98,16 @@ class Cleaner:
 
     def _free_memory(self, job: str) -> None:
         caches = list(_caches())
-        began, pages = self._clock(), self._pages()
+        began = time.monotonic()
         soon = began - self._collected_at < SELDOM * self._cost_s
-        if soon and not caches and pages - self._collected_pages < GROWN_PAGES:
+        if soon and not caches and _pages() - self._collected_pages < GROWN_PAGES:
             return
         gc.collect()
         for empty in caches:
             empty()
-        self._collected_at = self._clock()
+        self._collected_at = time.monotonic()
         self._cost_s = self._collected_at - began
-        self._collected_pages = self._pages()
+        self._collected_pages = _pages()
 
 
 def _caches() -> Iterator[Callable[[], Any]]:
@@ -134,11 +133,13 @@ def _living(pid: int) -> str | None:
 
 
 def _pages() -> int:
+    """How many pages of memory this process has in use."""
     try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
-            return int(file.read().split()[1])
+        # Opened anew: a job may close what it finds open.
+        with open("/proc/self/statm", "rb", buffering=0) as file:  # noqa: PTH123
+            return int(file.read(128).split()[1])
     except OSError:
-        return int(psutil.Process().memory_info().rss) // 4096
+        return int(psutil.Process().memory_info().rss) // mmap.PAGESIZE
 
 
 _cleaner: Cleaner | None = None

@@ -34,6 +34,7 @@ def worker(fleet_of_one: Mesh) -> Iterator[BareWorker]:
     """The worker; at the end of the test it has one child, without descendants and alive, and nothing else."""
     [worker] = fleet_of_one.all_workers
     yield worker
+    assert "not all cleaned up" not in worker.log.read_text()
     wait_for(lambda: fleet_of_one.claims() == [], "the end of all jobs")
     wait_for(lambda: len(psutil.Process(worker.pid).children(recursive=True)) == 1, "one child, and no more", SOON_S)
 
