@@ -1,4 +1,5 @@
-"""What the jobs of pool children that were killed left running: ended by the worker that adopts it (SPEC P7)."""
+"""What the jobs of processes that were killed left running: ended by the worker, or the supervisor, that adopts it
+(SPEC P7)."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Orphans:
-    """Of one worker's parent process. Belongs to the thread that keeps the pool."""
+    """Of a worker's parent, or of a supervisor. Belongs to the thread that keeps the children."""
 
     def __init__(self) -> None:
         self._children: frozenset[int] | None = None
@@ -27,7 +28,7 @@ class Orphans:
         adopt_orphans()
 
     def look(self, children: Collection[int]) -> None:
-        """End what is there of jobs of children that are no more; `children`: those of the pool that live.
+        """End what is there of jobs of children that are no more; `children`: those that are kept.
 
         Costs nothing while they stay the same.
         """

@@ -13,6 +13,7 @@ import pytest
 from bare_workers import BareWorker, Mesh, mesh
 from celery.exceptions import TaskRevokedError, TimeLimitExceeded
 from mesh_scripts import alive, pids_in, write_scripts
+from processes import gpu_mesh
 from waiting import wait_for
 
 from workers.steps import WATCH_EVERY_S
@@ -164,3 +165,18 @@ def test_a_worker_that_stops(fleet_of_one: Mesh, tmp_path: Path) -> None:
     finally:
         other.close()
         fleet_of_one.all_workers.remove(other)
+
+
+def test_a_worker_that_is_killed(fleet_of_one: Mesh, tmp_path: Path) -> None:
+    """P7, F1: its supervisor ends also what the job has detached, before another worker goes on for long."""
+    env = fleet_of_one.env(GPU_MESH_INCLUDE="leaving_tasks", NODE_NAME="n3", GPU_MESH_DEVICES="fake:A40:40")
+    log, path = tmp_path / "worker.log", tmp_path / "pids"
+    with gpu_mesh("worker", log=log, ready="gpu0@n3 ready.", env=env) as supervisor:
+        sent = run(fleet_of_one, "leave", str(path), "hold", device="gpu0@n3")
+        pids = left(path)
+        worker = psutil.Process(pids[0]).ppid()
+        assert psutil.Process(worker).ppid() == supervisor.pid
+        fleet_of_one.app.control.revoke(sent.id)
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: not alive(pids), "the end of its processes", SOON_S)
+        assert supervisor.poll() is None
