@@ -53,8 +53,9 @@ class Supervisor:
     """Keeps the processes of `specs` running until it is told to stop.
 
     `on_line(name, line)` gets their output, one call at a time, from another thread; `on_event` what happens to
-    them, a death after the last words; `on_look` the pids of those that run, at each look at them. Times come from `clock` (seconds, monotonic), jitter from `chance` (a
-    random number in [0, 1]). Raises `InvalidValue` where two specs have one name.
+    them, a death after the last words; `on_look` the pids of those that run, at each look at them. Times come from
+    `clock` (seconds, monotonic), jitter from `chance` (a random number in [0, 1]). Raises `InvalidValue` where two
+    specs have one name.
     """
 
     def __init__(
