@@ -19,7 +19,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Generated from `gpu_mesh/settings.py` by `docs/generate.py`; do not edit.",
+        "Generated from `gpu_mesh/settings/model.py` by `docs/generate.py`; do not edit.",
         "",
         "Values come from the environment, else from `.env` in the working folder, else from the default. Lists are",
         "separated by commas, maps are `name=value` pairs. An unknown `GPU_MESH_*` name is refused. `gpu-mesh config`",

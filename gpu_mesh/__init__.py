@@ -5,10 +5,15 @@ from gpu_mesh.tasks.embeddings import embeddings
 embeddings.delay(["a text"]).get()
 """
 
+from collections.abc import Iterator
+
+from celery.result import AsyncResult
+
 from gpu_mesh.celery import app
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.requirements import Fit, Requirements, fits
 from gpu_mesh.errors import MeshError
+from gpu_mesh.services.following import Piece, follow
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.tasks.base import GpuTask
 from gpu_mesh.tasks.checkpointing import Preempted
@@ -18,6 +23,7 @@ __all__ = [
     "Fit",
     "GpuTask",
     "MeshError",
+    "Piece",
     "Preempted",
     "Requirements",
     "Settings",
@@ -25,6 +31,17 @@ __all__ = [
     "app",
     "fits",
     "settings",
+    "stream",
 ]
 
 __version__ = "0.1.0"
+
+
+def stream(task: str | AsyncResult, *, timeout: float | None = None) -> Iterator[Piece]:
+    """What a task says while it runs, piece by piece, to its end; `task` is its id, or what `delay` gave.
+
+    The texts since the last piece with `restart`, put together, are the result's text. Raises BrokerUnavailable; from
+    the iterator what `AsyncResult.get` raises, also Celery's TimeoutError, where the task has not ended `timeout` s
+    after the call.
+    """
+    return follow(app, settings(), task, timeout_s=timeout)

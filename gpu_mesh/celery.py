@@ -53,6 +53,7 @@ class MeshCelery(Celery):
 
     task_cls = "gpu_mesh.tasks.base:GpuTask"
     control_cls = "gpu_mesh.services.revoking:Control"
+    loader_cls = "gpu_mesh.transport.results:Loader"
     _checked_at = -math.inf
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:

@@ -18,6 +18,8 @@
     │   ├── ScriptFailed        … it could not start, or ended with an exit code or by a signal
     │   ├── ScriptTimedOut      … it was ended at its time limit
     │   └── ScriptResultTooLarge
+    ├── InferenceTimedOut       an `llm_inference` was ended at its time limit
+    ├── StreamIncomplete        what a task streamed has a hole, and no result is kept that would fill it
     ├── DeviceError             hardware could not be read
     └── EngineError             what runs models failed
         ├── EngineOutOfMemory   what was asked needs more memory than is free
@@ -43,6 +45,7 @@ __all__ = [
     "EngineTimeout",
     "EngineUnavailable",
     "EngineUnsupported",
+    "InferenceTimedOut",
     "InvalidCheckpoint",
     "InvalidSetting",
     "InvalidTask",
@@ -56,6 +59,7 @@ __all__ = [
     "ScriptRefused",
     "ScriptResultTooLarge",
     "ScriptTimedOut",
+    "StreamIncomplete",
     "UnknownQueue",
     "UnknownTaskType",
 ]
@@ -161,6 +165,14 @@ class ScriptTimedOut(ScriptError):
 
 class ScriptResultTooLarge(ScriptError):
     """A result larger than `GPU_MESH_SCRIPT_RESULT_MAX_MB`."""
+
+
+class InferenceTimedOut(MeshError):
+    """An `llm_inference` was ended at its time limit; its engine was told to stop."""
+
+
+class StreamIncomplete(MeshError):
+    """What a task streamed has a hole or breaks off, and no result is kept that has the whole."""
 
 
 class DeviceError(MeshError):

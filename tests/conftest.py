@@ -27,6 +27,8 @@ for name in [name for name in os.environ if name.startswith("GPU_MESH_")]:
 os.environ.update(
     GPU_MESH_STATE_DIR=str(STATE),
     GPU_MESH_INCLUDE="sample_tasks",
+    # No test meets an Ollama of the machine by accident.
+    GPU_MESH_ENGINES="local",
     NODE_NAME="test-node",
     PYTHONPATH=os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH")))),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +13,9 @@ from celery.worker import consumer
 __all__ = ["Consumer"]
 
 #: Pauses between tries to connect, s: the first, how much longer each, the longest. Kombu's are 2, 2 and 30.
-INTERVAL_START_S, INTERVAL_STEP_S, INTERVAL_MAX_S = 0.1, 0.1, 1.0
+INTERVAL_START_S, INTERVAL_STEP_S, INTERVAL_MAX_S = 0.1, 0.1, 0.3
+#: A try that failed is logged at most so often, s.
+SAY_EVERY_S = 5.0
 
 
 class Consumer(consumer.Consumer):
@@ -30,10 +34,21 @@ class Consumer(consumer.Consumer):
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes, with short pauses."""
-        conn.ensure_connection = partial(
-            conn.ensure_connection,
-            interval_start=INTERVAL_START_S,
-            interval_step=INTERVAL_STEP_S,
-            interval_max=INTERVAL_MAX_S,
-        )
+        ensure, said_at = conn.ensure_connection, -math.inf
+
+        def soon(errback: Callable[[Exception, float], None], *args: Any, **options: Any) -> Any:
+            def say(exc: Exception, interval: float) -> None:
+                nonlocal said_at
+                if time.monotonic() - said_at >= SAY_EVERY_S:
+                    said_at = time.monotonic()
+                    errback(exc, interval)
+
+            intervals = {
+                "interval_start": INTERVAL_START_S,
+                "interval_step": INTERVAL_STEP_S,
+                "interval_max": INTERVAL_MAX_S,
+            }
+            return ensure(say, *args, **options, **intervals)
+
+        conn.ensure_connection = soon
         return super().ensure_connected(conn)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import celeryd_init
 
 from gpu_mesh.celery import app
@@ -15,6 +17,9 @@ __all__ = ["outlive_outages"]
 
 app.steps["worker"].add(Leasing)
 app.steps["consumer"].add(Claiming)
+
+# Celery says at each lost connection that jobs will be redelivered, which they are not here.
+warnings.filterwarnings("ignore", "\\s*In Celery 5.1 we introduced", CPendingDeprecationWarning)
 
 #: Kombu's `retry_over_time` without an end; pauses in s.
 RESULT_RETRY = {"max_retries": None, "interval_start": 0, "interval_step": 0.2, "interval_max": 1.0}

@@ -19,7 +19,7 @@ from gpu_mesh.store.client import connect, mapped_errors
 from workers.gpu import celery_argv, device_argv, environment, worker_argv
 from workers.process import EX_CONFIG, ProcessSpec
 
-__all__ = ["Registrar", "describe", "lead_specs", "own_devices", "worker_specs"]
+__all__ = ["Registrar", "beat_spec", "control_specs", "describe", "lead_specs", "own_devices", "worker_specs"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 BROKER_STAGE, WORKER_STAGE, BEAT_STAGE = 0, 1, 2
 #: Added to a worker's own limit before the supervisor kills it, s.
 STOP_GRACE_S = 5.0
+#: Beat looks at its schedule at least this often, s; after twice as long (at least 60 s) it answers no ping.
+BEAT_INTERVAL_S = 30
 #: Starting again would not mend a refused setting: it stops the node instead.
 FATAL = frozenset({EX_CONFIG})
 #: What needs no GPU must not take any of its memory.
@@ -69,17 +71,32 @@ def worker_specs(settings: Settings, devices: Sequence[Device]) -> list[ProcessS
 
 def lead_specs(settings: Settings, schedule: Path) -> list[ProcessSpec]:
     """What a lead runs besides its devices: the control worker, the CPU queues' worker, and beat."""
+    return [*control_specs(settings), beat_spec(settings, schedule)]
+
+
+def control_specs(settings: Settings) -> list[ProcessSpec]:
+    """The control worker and, where there are CPU queues, their worker."""
     level, node = settings.log_level, settings.node_name
     argv = worker_argv(f"control@{node}", [CONTROL_QUEUE], concurrency=1, log_level=level)
     specs = [_worker_spec(settings, "control", argv, NO_GPU)]
     if settings.cpu_queues:
         argv = worker_argv(f"cpu@{node}", settings.cpu_queues, concurrency=settings.cpu_concurrency, log_level=level)
         specs.append(_worker_spec(settings, "cpu", argv, NO_GPU))
-    beat = celery_argv("beat", f"--schedule={schedule}", "--pidfile=", f"--loglevel={level}")
-    specs.append(
-        ProcessSpec(name="beat", argv=beat, stage=BEAT_STAGE, stop_timeout_s=STOP_GRACE_S, fatal_exit_codes=FATAL)
-    )
     return specs
+
+
+def beat_spec(settings: Settings, schedule: Path) -> ProcessSpec:
+    """Beat, which keeps in `schedule` when it last sent what, and answers pings as `beat@NODE`."""
+    argv = celery_argv(
+        "beat",
+        f"--hostname=beat@{settings.node_name}",
+        "--enable-remote-control",
+        f"--schedule={schedule}",
+        f"--max-interval={BEAT_INTERVAL_S}",
+        "--pidfile=",
+        f"--loglevel={settings.log_level}",
+    )
+    return ProcessSpec(name="beat", argv=argv, stage=BEAT_STAGE, stop_timeout_s=STOP_GRACE_S, fatal_exit_codes=FATAL)
 
 
 def _worker_spec(settings: Settings, name: str, argv: Sequence[str], env: Mapping[str, str]) -> ProcessSpec:

@@ -25,15 +25,19 @@ from celery.result import AsyncResult
 import gpu_mesh
 from gpu_mesh.celery import app
 from gpu_mesh.cli.output import console, table
-from gpu_mesh.domain.device import Device
-from gpu_mesh.engines import vectors
+from gpu_mesh.domain.device import Device, DeviceKind
+from gpu_mesh.engines import engine_for, vectors
+from gpu_mesh.engines.base import Kind
+from gpu_mesh.engines.local import MODELS as LOCAL_MODELS
+from gpu_mesh.engines.local import LocalEngine
 from gpu_mesh.engines.search import top
-from gpu_mesh.errors import BrokerUnavailable, MeshError
+from gpu_mesh.errors import BrokerUnavailable, EngineError, MeshError
 from gpu_mesh.services import lookup
 from gpu_mesh.settings import Settings, env_name, names_of, settings
 from gpu_mesh.store.client import check_broker
 from gpu_mesh.store.redis_process import end_with_parent
 from gpu_mesh.tasks.embeddings import embeddings
+from gpu_mesh.tasks.inference import llm_inference
 from gpu_mesh.tasks.probe import probe
 from workers.node import own_devices
 
@@ -48,8 +52,11 @@ PASSAGES_A_PART = 4
 SHORTEST, LONGEST = 60, 600
 #: Log lines shown when the mesh failed.
 LOG_TAIL = 30
-#: Settings of the environment that hold for the demo too: what the hardware is, and how much is logged.
-KEPT = ("devices", "gpu_enabled", "memory_margin_gb", "log_level")
+#: Settings of the environment that hold for the demo too: what hardware and engines there are, how much is logged.
+KEPT = (
+    *("devices", "gpu_enabled", "memory_margin_gb", "log_level"),
+    *("engines", "engine_urls", "engine_key", "chat_model", "embed_model"),
+)
 #: What ends the demo in order, beside Ctrl-C.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 SEARCHES = (
@@ -59,6 +66,9 @@ SEARCHES = (
     "How much GPU memory may a task ask for?",
     "Where do I set the broker's address?",
 )
+#: What a model is asked, and the longest answer, tokens.
+QUESTION = "In one short sentence: why should a customer's question not wait for a batch job?"
+ANSWER_TOKENS = 60
 
 
 class DemoFailed(MeshError):
@@ -77,7 +87,7 @@ def demo(devices: str | None) -> None:
         found = configure(Path(folder), devices)
         with _mesh(Path(folder), found) as workers:
             console.print(f"A mesh of {', '.join(workers)} is up.\n")
-            _work(passages)
+            _work(passages, found)
 
 
 @contextmanager
@@ -157,14 +167,16 @@ def _await_workers(up: subprocess.Popen[bytes], expected: set[str], log: Path) -
     raise DemoFailed("\n".join(["the mesh did not start; the end of its log:", *tail]))
 
 
-def _work(passages: list[str]) -> None:
+def _work(passages: list[str], devices: Sequence[Device]) -> None:
     console.print(f"Sent: {len(passages)} passages of the documentation to embed, in ai-batch.")
     started = time.monotonic()
-    batch = embeddings.apply_async([passages], {"encoding": "base64"})
+    own = _embedding_model(devices)
+    batch = embeddings.apply_async([passages, own], {"encoding": "base64"})
     _await_progress(batch)
     console.print(f"Meanwhile: {len(SEARCHES)} searches in ai-realtime, one task in revenue.\n")
     searches = [
-        embeddings.apply_async([[text]], {"encoding": "base64"}, queue="ai-realtime", priority=7) for text in SEARCHES
+        embeddings.apply_async([[text], own], {"encoding": "base64"}, queue="ai-realtime", priority=7)
+        for text in SEARCHES
     ]
     revenue = probe.apply_async(["a deal to sum up"], business="revenue", priority=9)
     queries = [_result(search) for search in searches]
@@ -172,6 +184,41 @@ def _work(passages: list[str]) -> None:
     ahead = not batch.ready()
     embedded = _result(batch)
     _report(passages, embedded, queries, time.monotonic() - started, ahead)
+    _ask(devices)
+
+
+def _ask(devices: Sequence[Device]) -> None:
+    """One question to a model, its answer shown as it comes; where there is none, how to get one."""
+    if not any(map(_can_answer, devices)):
+        console.print(
+            "\nNo engine that generates text was found here. Install Ollama (ollama.com/download), run "
+            "`ollama pull llama3.2:1b`, and run the demo again: it will ask the model a question."
+        )
+        return
+    console.print(f"\nA customer asks a model (llm_inference): {QUESTION}")
+    sent = llm_inference.apply_async([QUESTION], {"options": {"max_tokens": ANSWER_TOKENS}}, business="customer")
+    try:
+        for piece in gpu_mesh.stream(sent, timeout=WORK_TIMEOUT_S):
+            click.echo(piece.text, nl=False)
+        answer = _result(sent)
+    except (EngineError, ResultTimeout) as exc:
+        raise DemoFailed(f"the question was not answered: {exc}") from None
+    console.print(f"\n{answer['model']} on {answer['device']}, {answer['seconds']:.1f} s in all.")
+
+
+def _can_answer(device: Device) -> bool:
+    """Whether an engine of the device has a model that generates, or does not tell what its models do."""
+    try:
+        engine = engine_for(device, settings(), kind=Kind.GENERATE)
+        return any(Kind.GENERATE in model.kinds or not model.kinds for model in engine.models())
+    except EngineError:
+        return False
+
+
+def _embedding_model(devices: Sequence[Device]) -> str | None:
+    """This process's own where every device has it: an engine's would do too, but may have to be loaded first."""
+    everywhere = LocalEngine.name in settings().engines and not any(d.kind is DeviceKind.ENDPOINT for d in devices)
+    return next(iter(LOCAL_MODELS)) if everywhere else None
 
 
 def _await_progress(batch: AsyncResult) -> None:

@@ -30,11 +30,15 @@ def print_json(data: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], lines: Iterable[Sequence[object]], *, empty: str) -> None:
-    """A table; a column whose name ends in `>` is set right. `empty` is said where there is no line."""
+    """A table; a column whose name ends in `>` is set right. `empty` is said where there is no line.
+
+    In a narrow terminal every column gives way but `id`: half an id is of no use to the next command.
+    """
     drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        drawn.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left")
     lines = list(lines)
+    for i, name in enumerate(columns):
+        width = max((len(str(line[i])) for line in lines), default=0) if name == "id" else None
+        drawn.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", min_width=width)
     for line in lines:
         drawn.add_row(*map(dash, line))
     console.print(drawn if lines else empty)

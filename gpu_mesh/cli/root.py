@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import care, dead, demo, doctor, run, show, submit, tasks
+from gpu_mesh.cli import alive, care, dead, demo, doctor, run, show, submit, tasks
 
 __all__ = ["root"]
 
@@ -24,6 +24,9 @@ def root() -> None:
 for command in (
     run.up,
     run.worker,
+    run.control,
+    run.beat,
+    alive.alive,
     submit.submit,
     submit.wait,
     submit.cancel,

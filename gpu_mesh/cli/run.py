@@ -1,4 +1,4 @@
-"""Commands that run a mesh: `up` (everything on one machine) and `worker` (this node's devices)."""
+"""Commands that run a mesh: `up` (everything on one machine), `worker` (this node's devices), `control`, `beat`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import click
 from rich.text import Text
@@ -23,12 +24,21 @@ from gpu_mesh.store.embedded import EmbeddedRedis
 from gpu_mesh.store.redis_address import file_errors
 from workers.events import Action, Event
 from workers.lease import reap_now
-from workers.node import BROKER_STAGE, Registrar, describe, lead_specs, own_devices, worker_specs
+from workers.node import (
+    BROKER_STAGE,
+    Registrar,
+    beat_spec,
+    control_specs,
+    describe,
+    lead_specs,
+    own_devices,
+    worker_specs,
+)
 from workers.orphans import Orphans
 from workers.process import ProcessSpec
 from workers.supervisor import OnEvent, Supervisor
 
-__all__ = ["reachable", "up", "worker"]
+__all__ = ["beat", "control", "reachable", "up", "worker"]
 
 #: Whose log records `up` and `worker` print.
 OUR_PACKAGES = ("gpu_mesh", "workers")
@@ -39,10 +49,13 @@ START_DEATHS = 3
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
 
 
+_name_option = click.option("--name", "node_name", help="Name of this node, as NODE_NAME.")
+
+
 def _node_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--devices", help="Devices of this node, as GPU_MESH_DEVICES: `cpu:2`, `fake:RTX 4090:24`."),
-        click.option("--name", "node_name", help="Name of this node, as NODE_NAME."),
+        _name_option,
     ):
         command = option(command)
     return command
@@ -96,6 +109,39 @@ def worker(devices: str | None, node_name: str | None) -> None:
         _supervise(current, own_devices(current), [])
 
 
+@click.command()
+@_name_option
+def control(node_name: str | None) -> None:
+    """Run a lead's control worker and the CPU queues' worker alone, each started again when it dies: for a lead
+    whose parts are services of their own."""
+    current = _override(node_name=node_name)
+    _run_part(current, control_specs(current))
+
+
+@click.command()
+@_name_option
+def beat(node_name: str | None) -> None:
+    """Run a lead's beat alone, started again when it dies. Two in one mesh send everything twice."""
+    current = _override(node_name=node_name)
+    _run_part(current, [beat_spec(current, _schedule(current))])
+
+
+def _run_part(current: Settings, specs: Sequence[ProcessSpec]) -> None:
+    with _logs(current):
+        check_include_apart(current)
+        check_broker(current)
+        console.print(f"node    {current.node_name}")
+        console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
+        raise click.exceptions.Exit(Supervisor(specs, on_line=_print_line, on_event=_attend(current, None)).run())
+
+
+def _schedule(current: Settings) -> Path:
+    """The file in which beat keeps when it last sent what; its folder is made."""
+    with file_errors(current.state_dir):
+        current.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return current.state_dir / "celerybeat-schedule"
+
+
 def _override(**given: str | None) -> Settings:
     """Settings with what the command line says; in the environment, so that the processes started here agree."""
     os.environ.update({env_name(name): value for name, value in given.items() if value is not None})
@@ -109,9 +155,7 @@ def _supervise(
     registrar = Registrar(current, describe(current, devices))
     specs = [*broker, *worker_specs(current, devices)]
     if current.node_role == "lead":
-        with file_errors(current.state_dir):
-            current.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        specs += lead_specs(current, current.state_dir / "celerybeat-schedule")
+        specs += lead_specs(current, _schedule(current))
     console.print(f"node    {current.node_name} ({current.node_role})")
     console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
     for device in devices:

@@ -15,6 +15,7 @@ from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_FAILED, EXIT_TIMEOUT
 from gpu_mesh.cli.include import check_include
 from gpu_mesh.cli.output import json_option, print_json
+from gpu_mesh.cli.streaming import print_stream
 from gpu_mesh.domain.queues import TYPE_QUEUES
 from gpu_mesh.errors import InvalidTask, UnknownTaskType
 from gpu_mesh.services import lookup
@@ -44,6 +45,7 @@ POLL_S = 0.1
 @click.option("--remote/--no-remote", default=None, help="Whether it may run where only an engine's address is.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label the device must carry.")
 @click.option("--wait", "waits", is_flag=True, help="Wait for the result and print it.")
+@click.option("--stream", "streams", is_flag=True, help="Print what the task says as it says it.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most this long, s.")
 @json_option
 def submit(
@@ -52,6 +54,7 @@ def submit(
     kwargs: str,
     labels: tuple[str, ...],
     waits: bool,
+    streams: bool,
     timeout: float | None,
     as_json: bool,
     **options: Any,
@@ -60,7 +63,9 @@ def submit(
     sent = _known(task).apply_async(
         _json("ARGS", args, list), _json("--kwargs", kwargs, dict), labels=_labels(labels), **options
     )
-    if waits:
+    if streams:
+        print_stream(sent, timeout, as_json)
+    elif waits:
         _wait(sent, timeout, as_json)
     elif as_json:
         print_json({"task_id": sent.id})
@@ -70,11 +75,15 @@ def submit(
 
 @click.command()
 @click.argument("task_id")
+@click.option("--stream", "streams", is_flag=True, help="Print what the task says as it says it.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most this long, s.")
 @json_option
-def wait(task_id: str, timeout: float | None, as_json: bool) -> None:
+def wait(task_id: str, streams: bool, timeout: float | None, as_json: bool) -> None:
     """Wait for a task and print its result as JSON; progress goes to standard error."""
-    _wait(app.AsyncResult(task_id), timeout, as_json)
+    if streams:
+        print_stream(app.AsyncResult(task_id), timeout, as_json)
+    else:
+        _wait(app.AsyncResult(task_id), timeout, as_json)
 
 
 @click.command()

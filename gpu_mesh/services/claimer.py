@@ -229,7 +229,8 @@ class Claimer:
             with mapped_errors(self._settings):
                 return call(*args, **kwargs)
         except BrokerUnavailable as exc:
-            logger.warning("%s waits for Redis: %s", call, exc, extra={"action": "outbox"})
+            name = getattr(call, "func", call).__name__  # of a partial, its function's
+            logger.warning("%s waits for Redis: %s", name, exc, extra={"action": "outbox"})
             return None
 
 

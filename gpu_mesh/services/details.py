@@ -19,13 +19,14 @@ from gpu_mesh.store.queues import Waiting
 
 __all__ = ["SHOWN", "TaskDetail", "find"]
 
+_UNCLAIMED = (lookup.WAITING, lookup.UNSCHEDULABLE, lookup.DELAYED)
 #: How much of a result or an error is shown, in characters.
 SHOWN = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class TaskDetail:
-    """One task. `state` is WAITING, DELAYED, DEAD or Celery's; times in s, stamps since the epoch; None: not known.
+    """One task. `state` is one of `lookup`, DEAD or Celery's; times in s, stamps since the epoch; None: not known.
 
     `position` is that of `lookup.waiting_tasks`, `deliveries` counts how often a worker was handed the task.
     """
@@ -76,7 +77,7 @@ def find(app: celery.Celery, settings: Settings, task_id: str) -> TaskDetail:
         )
     elif found.state not in states.READY_STATES and (waits := lookup.find_waiting(settings, task_id)):
         found = _waiting(found, *waits)
-    if letter is not None and held is None and found.state not in ("WAITING", "DELAYED"):
+    if letter is not None and held is None and found.state not in _UNCLAIMED:
         found = replace(
             found, state="DEAD", queue=letter.queue, why=letter.why, worker=letter.worker, deliveries=letter.deliveries
         )

@@ -25,6 +25,9 @@ from gpu_mesh.store.client import check_broker, connect, mapped_errors
 
 __all__ = [
     "CANCELLED",
+    "DELAYED",
+    "UNSCHEDULABLE",
+    "WAITING",
     "Cancelled",
     "TaskView",
     "cancel",
@@ -35,6 +38,10 @@ __all__ = [
     "running_tasks",
     "waiting_tasks",
 ]
+
+
+#: States of tasks that no worker has, beside Celery's: their turn comes; no device online fits them; not due yet.
+WAITING, UNSCHEDULABLE, DELAYED = "WAITING", "UNSCHEDULABLE", "DELAYED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,7 @@ def _now(client: Any) -> float:
 
 def _delayed_view(message: queues.Waiting, due: float, now: float, explain: _Explainer) -> TaskView:
     view = _waiting_view(message, now, explain)
-    return replace(view, state="DELAYED", position=None, why=f"due in {max(0.0, due - now):.0f} s")
+    return replace(view, state=DELAYED, position=None, why=f"due in {max(0.0, due - now):.0f} s")
 
 
 class _Explainer:
@@ -177,16 +184,17 @@ class _Explainer:
 
 def _waiting_view(message: queues.Waiting, now: float, explain: _Explainer) -> TaskView:
     mesh = message.mesh
+    why = explain.why(message.queue, mesh.get("needs"))
     return TaskView(
         id=message.id or "?",
         name=str(message.headers.get("task", "?")),
         queue=message.queue,
         priority=mesh.get("priority"),
-        state="WAITING",
+        state=UNSCHEDULABLE if why else WAITING,
         position=message.position,
         sent_at=message.sent_at,
         waited_s=None if message.sent_at is None else max(0.0, now - message.sent_at),
-        why=explain.why(message.queue, mesh.get("needs")),
+        why=why,
     )
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "progress",
     "queue_of",
     "ranking",
+    "stream",
     "wake",
 ]
 
@@ -53,6 +54,11 @@ def progress(task_id: str) -> str:
 def checkpoint(task_id: str) -> str:
     """string: the state a task saved last, as JSON."""
     return f"{PREFIX}checkpoint:{task_id}"
+
+
+def stream(task_id: str) -> str:
+    """stream: what the task's current run said so far, see streams.py."""
+    return f"{PREFIX}stream:{task_id}"
 
 
 def claims(worker: str) -> str:

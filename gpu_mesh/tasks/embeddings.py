@@ -7,6 +7,9 @@ More than `GPU_MESH_EMBED_CHUNK` texts are split by the worker that takes the ta
 all devices share; the parts' vectors come back in the order of the texts, under the id the caller holds.
 While parts run, the task's state is PROGRESS with `{"done": texts, "total": texts}`. Once the task is cancelled, parts
 that have not begun do nothing, and it ends as REVOKED, with the chord it may be in.
+
+All parts are made by one model, which the splitting worker names. A part that comes to a device whose engine has not
+that model, or does not answer, goes back to the splitting worker's device, which has it.
 """
 
 from __future__ import annotations
@@ -17,14 +20,16 @@ from typing import Any
 from celery import chord, shared_task, states
 from celery.exceptions import Ignore
 
-from gpu_mesh.engines import get_engine, vectors
-from gpu_mesh.engines.base import check_model, check_texts
-from gpu_mesh.errors import BrokerUnavailable, InvalidTask
+from gpu_mesh.engines import vectors
+from gpu_mesh.engines.base import Ability, Kind, check_model, check_texts
+from gpu_mesh.engines.naming import canonical
+from gpu_mesh.errors import BrokerUnavailable, EngineError, EngineUnavailable, InvalidTask, ModelNotFound
 from gpu_mesh.services.revoking import CANCELLED
 from gpu_mesh.settings import settings
 from gpu_mesh.store import progress, revoked
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.tasks.base import GpuTask
+from gpu_mesh.tasks.engine_use import EngineUse, engine_of
 
 __all__ = ["ENCODINGS", "embed_part", "embeddings", "join_parts"]
 
@@ -42,28 +47,37 @@ def embeddings(self: GpuTask, texts: list[str], model: str | None = None, encodi
     Raises InvalidTask for what is no list of texts, ModelNotFound, EngineUnavailable.
     """
     _check(texts, encoding)
-    model = model or self.requirements.model
+    use = engine_of(self, Kind.EMBED, model)
     size = settings().embed_chunk
     if len(texts) <= size or self.request.is_eager:
-        return _embed(texts, model, encoding)
+        return _embed(texts, use, encoding)
     # Here, where the caller hears of it as it is: of a part's failure a chord tells the text alone.
-    engine = get_engine("local")
-    model = check_model(model, [known.name for known in engine.models()], engine.name)
+    model = _present(use)
+    home = self.device.worker if self.device else None
     parts = [
-        embed_part.s(texts[start : start + size], model, self.request.id, len(texts)).set(**self.inherited())
-        for start in range(0, len(texts), size)
+        embed_part.s(texts[at : at + size], model, self.request.id, len(texts), home).set(**self.inherited())
+        for at in range(0, len(texts), size)
     ]
     return self.replace(chord(parts, join_parts.s(encoding).set(**self.inherited())))
 
 
 @shared_task(name="embeddings.part", bind=True)
-def embed_part(self: GpuTask, texts: list[str], model: str | None, whole: str, total: int) -> dict[str, Any] | None:
+def embed_part(
+    self: GpuTask, texts: list[str], model: str | None, whole: str, total: int, home: str | None = None
+) -> dict[str, Any] | None:
     """One part of the task `whole`, which has `total` texts in all; its vectors in base64. None for nothing: `whole`
-    was cancelled.
+    was cancelled. `home` is the device that has the model, where this one has not.
     """
     if _cancelled(whole):
         return None
-    embedded = _embed(texts, model, "base64")
+    try:
+        embedded = _embed(texts, engine_of(self, Kind.EMBED, model), "base64")
+    except (ModelNotFound, EngineUnavailable) as exc:
+        if home is None or self.device is None or home == self.device.worker:
+            raise
+        logger.info("%s goes to %s: %s", self.request.id, home, exc, extra={"action": "pass_on"})
+        there = {**self.inherited(), "device": home}
+        raise self.replace(embed_part.s(texts, model, whole, total, home).set(**there)) from exc
     _report(self, whole, len(texts), total)
     return embedded
 
@@ -75,6 +89,9 @@ def join_parts(self: GpuTask, found: list[dict[str, Any] | None], encoding: str)
     if len(parts) < len(found):
         self.backend.mark_as_revoked(self.request.id, CANCELLED, request=self.request)
         raise Ignore
+    if len(made := {(part["model"], part["dimensions"]) for part in parts}) > 1:
+        kinds = ", ".join(f"{model} of {dimensions} dimensions" for model, dimensions in sorted(made))
+        raise EngineError(f"parts were made by different models ({kinds}): give devices the same one of that name")
     dimensions = parts[0]["dimensions"]
     joined = vectors.join(part["vectors"] for part in parts)
     return {
@@ -114,8 +131,16 @@ def _check(texts: object, encoding: object) -> None:
         raise InvalidTask("encoding", encoding, f"one of {', '.join(ENCODINGS)}")
 
 
-def _embed(texts: list[str], model: str | None, encoding: str) -> dict[str, Any]:
-    found = get_engine("local").embed(texts, model)
+def _present(use: EngineUse) -> str:
+    """The model's name. Raises ModelNotFound where the engine has none of it, and may fetch none."""
+    if Ability.PULL in use.engine.abilities:
+        return use.model
+    names = {canonical(known.name): known.name for known in use.engine.models()}
+    return check_model(names.get(canonical(use.model), use.model), list(names.values()), use.engine.name)
+
+
+def _embed(texts: list[str], use: EngineUse, encoding: str) -> dict[str, Any]:
+    found = use.engine.embed(texts, use.model)
     return {
         "model": found.model,
         "dimensions": found.dimensions,

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ollama_stub import OllamaStub
 from processes import gpu_mesh, run
 from waiting import wait_for
 
-from gpu_mesh.cli.demo import configure
+from gpu_mesh.cli.demo import QUESTION, configure
 from gpu_mesh.settings import settings
 
 
@@ -34,8 +35,19 @@ def test_the_demo_does_real_work_and_leaves_nothing() -> None:
     assert counts["ai-batch"] > 20
     assert counts["cpu0@demo"] + counts["cpu1@demo"] == counts["revenue"] + counts["ai-realtime"] + counts["ai-batch"]
     assert len(re.findall(r"\? +0\.\d\d ", ran.stdout)) == 5
+    assert "Install Ollama" in ran.stdout
     assert {child.pid for child in ours(recursive=True)} <= before
     assert not list(Path(tempfile.gettempdir()).glob("gpu-mesh-demo-*"))
+
+
+def test_the_demo_asks_a_model_where_there_is_one() -> None:
+    """T: an engine that is found by itself answers; its embedding model is left alone."""
+    with OllamaStub() as stub:
+        ran = run("demo", env={"COLUMNS": "160", "OLLAMA_HOST": stub.url, "GPU_MESH_ENGINES": ""}, timeout_s=110)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert f"You said: {QUESTION}" in ran.stdout
+    assert re.search(r"\n\S+ on cpu[01]@demo, \d+\.\d s in all", ran.stdout)
+    assert "/api/embed" not in {path for path, _ in stub.requests}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])

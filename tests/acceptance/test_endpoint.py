@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from mesh_scripts import write_scripts
-from ollama_stub import OllamaStub
+from ollama_stub import MODELS, OllamaStub, StubModel
 from processes import gpu_mesh, run
 
 READY = "endpoint0@tunnel ready."
@@ -36,12 +36,15 @@ class Tunnel:
 @pytest.fixture(scope="module")
 def tunnel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tunnel]:
     folder = tmp_path_factory.mktemp("endpoint")
-    with OllamaStub() as stub:
+    with OllamaStub(models=(*MODELS, StubModel("giant:120b", 60.0))) as stub:
+        # So much that it would keep all of them.
+        stub.vram_gb = 100.0
         env = {
             "GPU_MESH_STATE_DIR": str(folder / "state"),
             "GPU_MESH_INCLUDE": "engine_tasks,sample_tasks",
             "GPU_MESH_DEVICES": f"endpoint:A40:40:{stub.url}",
             "GPU_MESH_SCRIPTS_DIR": str(write_scripts(folder)),
+            "GPU_MESH_RESIDENT_MODELS": "nomic-embed-text",
             "NODE_NAME": "tunnel",
         }
         with gpu_mesh("up", log=folder / "up.log", ready=READY, env=env):
@@ -74,3 +77,16 @@ def test_what_is_told_to_stay_away(tunnel: Tunnel) -> None:
     """N5: `--no-remote` keeps a task off addresses that would run there."""
     kept = tunnel.ask("submit", "engine_tasks.embed_there", '[["a"]]', "--no-remote")["task_id"]
     assert "for remote=True" in tunnel.waiting()[kept]
+
+
+def test_one_main_model_and_the_resident_one(tunnel: Tunnel) -> None:
+    """P6, P7: whoever used the engine before; what can never fit is refused, and nothing is unloaded for it."""
+    vectors = tunnel.ask("submit", "embeddings", '[["a"]]', "--wait")
+    assert vectors["result"]["model"] == "nomic-embed-text"
+    for model in ("gemma4:e4b", "gemma4:12b"):
+        told = tunnel.ask("submit", "llm_inference", '["hello"]', "--model", model, "--wait")
+        assert told["result"]["device"] == "endpoint0@tunnel"
+        assert sorted(tunnel.stub.loaded) == [model, "nomic-embed-text:latest"]
+    ran = run("submit", "llm_inference", '["hello"]', "--model", "giant:120b", "--wait", env=tunnel.env)
+    assert "giant:120b takes 60.0 GB, 60.5 GB with the resident nomic-embed-text; endpoint0@tunnel offers" in ran.stderr
+    assert sorted(tunnel.stub.loaded) == ["gemma4:12b", "nomic-embed-text:latest"]

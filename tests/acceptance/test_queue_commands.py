@@ -111,7 +111,7 @@ class TestTasks:
         sent = add.apply_async((1, 1), memory_gb=48, priority=9)
         lines = dict(line.split(None, 1) for line in call("tasks", "show", sent.id).stdout.splitlines())
         assert lines["id"] == sent.id
-        assert (lines["task"], lines["state"], lines["queue"]) == ("sample_tasks.add", "WAITING", "internal")
+        assert (lines["task"], lines["state"], lines["queue"]) == ("sample_tasks.add", "UNSCHEDULABLE", "internal")
         assert (lines["priority"], lines["position"]) == ("9", "0")
         assert (lines["needs"], lines["why"]) == ('{"memory_gb": 48.0}', "no device is online")
         assert "worker" not in lines

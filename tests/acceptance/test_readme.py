@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ollama_stub import OllamaStub
 from processes import gpu_mesh
 
-from gpu_mesh.settings import SET_FOR_SCRIPTS, Settings, env_name
+from gpu_mesh.settings import Settings, env_name, settings
+from gpu_mesh.settings.reading import SET_FOR_SCRIPTS
 from gpu_mesh.testing import mesh_eager
 
 ROOT = Path(__file__).parents[2]
@@ -30,9 +32,28 @@ def blocks(kind: str) -> list[str]:
 @pytest.fixture(scope="module")
 def mesh(redis_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     log = tmp_path_factory.mktemp("readme") / "log"
-    env = {"NODE_NAME": "readme"}
-    with gpu_mesh("worker", "--devices", "fake:RTX 4090:24", log=log, ready="gpu0@readme ready.", env=env):
+    with OllamaStub() as stub:
+        env = {"NODE_NAME": "readme", **engines(gpu0=stub.url)}
+        with gpu_mesh("worker", "--devices", "fake:RTX 4090:24", log=log, ready="gpu0@readme ready.", env=env):
+            yield
+
+
+def engines(**urls: str) -> dict[str, str]:
+    return {
+        "GPU_MESH_ENGINES": "ollama,local",
+        "GPU_MESH_ENGINE_URLS": ",".join(f"{device}={url}" for device, url in urls.items()),
+    }
+
+
+@pytest.fixture
+def ollama() -> Iterator[None]:
+    """An Ollama on this machine, for what runs in this process."""
+    with OllamaStub() as stub, pytest.MonkeyPatch.context() as patch:
+        for name, value in engines(cpu0=stub.url).items():
+            patch.setenv(name, value)
+        settings.cache_clear()
         yield
+    settings.cache_clear()
 
 
 COMMANDS = [line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
@@ -54,12 +75,13 @@ def test_a_command_works(mesh: None, command: str) -> None:
     assert ran.stdout.strip()
 
 
-def test_the_code_runs(mesh_eager: object) -> None:
+def test_the_code_runs(mesh_eager: object, ollama: None, capsys: pytest.CaptureFixture[str]) -> None:
     """Every `python` block, in order, in one namespace."""
     namespace: dict[str, object] = {"__name__": "readme_tasks"}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)
     assert len(namespace["vectors"]) == 2
+    assert capsys.readouterr().out == "You said: How do I pay?"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -7,6 +7,7 @@ import time
 import pytest
 import redis
 from bare_workers import Mesh
+from celery.states import SUCCESS
 from waiting import wait_for
 
 from gpu_mesh.errors import BrokerUnavailable
@@ -91,25 +92,28 @@ def test_script_flush_under_load(survivors: Mesh):
 
 
 def test_a_full_redis_refuses_submits_and_lets_work_finish(survivors: Mesh):
-    """DESIGN §9: noeviction at its limit: a submit is refused by name, what waits is run and acked."""
-    gates = [survivors.folder / f"full{i}" for i in range(2)]
-    held = [survivors.hold(gate, queue="customer") for gate in gates]
-    for task in held:
-        survivors.started(task)
-    waiting = [survivors.send(0.01, queue="internal") for _ in range(20)]
+    """DESIGN §9: at its memory limit: a submit is refused by name, what waits is run and acked, no result is lost."""
+    gate = survivors.folder / "full"
+    held = survivors.hold(gate, queue="customer")
+    worker = survivors.started(held)
+    waiting = [survivors.send(0.1, queue="internal") for _ in range(20)]
     with survivors.server.client() as client:
         client.config_set("maxmemory", 1)
         try:
+            assert client.llen("internal:6") > 0
             with pytest.raises(BrokerUnavailable, match="full"):
                 survivors.send(queue="internal")
             with pytest.raises(redis.exceptions.OutOfMemoryError):
                 client.set("anything", 1)
-            for gate in gates:
-                gate.unlink()
-            survivors.ended(*waiting)
+            gate.unlink()
+            survivors.ended(held, *waiting)
+            result = survivors.app.AsyncResult(held)
+            assert not result.ready()
         finally:
             client.config_set("maxmemory", 0)
-    survivors.ended(*held)
+    wait_for(result.ready, "the result, once there is room")
+    assert result.state == SUCCESS
+    assert result.result == worker
     survivors.settled()
     ends = survivors.ledger.ends()
-    assert {task: ends[task] for task in (*held, *waiting)} == dict.fromkeys((*held, *waiting), 1)
+    assert {task: ends[task] for task in (held, *waiting)} == dict.fromkeys((held, *waiting), 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from gpu_mesh.settings import settings
 from gpu_mesh.tasks.base import PROGRESS
 from gpu_mesh.tasks.embeddings import embed_part, embeddings
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 #: How long any of these may take, s.
 LIMIT_S = 30
 #: Enough for eight parts of the default 256 texts.
@@ -143,6 +147,17 @@ def test_ten_thousand_texts_come_back():
     found = embeddings.apply_async([texts(10_000)], {"encoding": "base64"}).get(90)
     assert found["count"] == 10_000
     assert len(found["vectors"]) > settings().max_payload_mb * 1_000_000
+
+
+def test_the_example_application():
+    """STYLE 16: as its page says, with progress shown."""
+    env = {**os.environ, "PYTHONPATH": str(EXAMPLES)}
+    words = [sys.executable, "-m", "embeddings", str(MANY)]
+    ran = subprocess.run(words, capture_output=True, text=True, env=env, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    assert f" of {MANY}\n" in ran.stdout
+    assert f"{MANY} vectors of 256 dimensions by wordllama-256 in " in ran.stdout
+    assert ran.stdout.count("that the parcel is late.") == 3
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")

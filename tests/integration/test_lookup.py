@@ -115,7 +115,12 @@ class TestDetails:
         add.delay(1, 1)
         sent = add.apply_async((1, 1), memory_gb=48, priority=3)
         found = details.find(app, settings(), sent.id)
-        assert (found.state, found.name, found.queue, found.priority) == ("WAITING", "sample_tasks.add", "internal", 3)
+        assert (found.state, found.name, found.queue, found.priority) == (
+            "UNSCHEDULABLE",
+            "sample_tasks.add",
+            "internal",
+            3,
+        )
         assert (found.position, found.needs, found.why) == (1, {"memory_gb": 48.0}, "no device is online")
         assert found.waited_s is not None
         assert not found.cancelled

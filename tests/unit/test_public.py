@@ -71,7 +71,8 @@ def test_the_public_names():
     """STYLE, httpx: importable, and all that an application needs."""
     for name in gpu_mesh.__all__:
         assert getattr(gpu_mesh, name) is not None
-    assert {"app", "GpuTask", "MeshError", "Requirements", "fits", "settings"} <= set(gpu_mesh.__all__)
+    needed = {"app", "GpuTask", "MeshError", "Piece", "Preempted", "Requirements", "fits", "settings", "stream"}
+    assert needed <= set(gpu_mesh.__all__)
     assert re.fullmatch(r"\d+\.\d+\.\d+", gpu_mesh.__version__)
 
 
@@ -127,7 +128,7 @@ def test_the_schedule_names_tasks_that_exist():
         assert entry.keys() <= {"task", "schedule", "args", "kwargs", "options", "relative"}, name
 
 
-@pytest.mark.parametrize("name", ["embeddings", "test"])
+@pytest.mark.parametrize("name", ["custom", "embeddings", "llm_inference", "test", "training"])
 def test_the_built_in_task_types_are_registered(name: str):
     """SPEC T: importing the package is enough, and they are the mesh's own kind."""
     assert isinstance(gpu_mesh.app.tasks[name], gpu_mesh.GpuTask)

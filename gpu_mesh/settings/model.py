@@ -1,146 +1,52 @@
-"""Every setting of the mesh: one name, one place, one unit. Frozen once read.
-
-Values come from the environment (`GPU_MESH_…`, and the plain names of SPEC N2), else from `.env` in the
-working folder, else from the defaults below. An empty variable is an unset one: compose hands over
-`${GPU_MESH_DEVICES:-}`. An unknown `GPU_MESH_*` name is refused: it is a typing error
-that would otherwise pass in silence.
-"""
+"""Every setting: one name, one place, one unit. Frozen once read; `reading.load` reads them."""
 
 from __future__ import annotations
 
-import difflib
-import ipaddress
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
-from zoneinfo import ZoneInfo
 
-from dotenv import dotenv_values
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AliasChoices, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gpu_mesh.domain.addresses import check_broker_url, check_http_url, mask
-from gpu_mesh.domain.devicespec import parse as parse_devices
-from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
-from gpu_mesh.domain.windows import PeakHours
+from gpu_mesh.domain.addresses import mask
 from gpu_mesh.errors import InvalidSetting
+from gpu_mesh.settings.types import (
+    ENGINES,
+    Broker,
+    CpuQueues,
+    DeviceList,
+    EngineNames,
+    EngineUrls,
+    Figures,
+    File,
+    Folder,
+    Hours,
+    HttpUrl,
+    Labels,
+    Modules,
+    Names,
+    NodeName,
+    OwnAddress,
+    Secret,
+    Text,
+    Zone,
+)
 
-__all__ = ["PREFIX", "Settings", "env_name", "load", "mask", "names_of", "read_dotenv", "settings", "unit_of"]
+__all__ = ["PREFIX", "Settings", "env_name"]
 
 PREFIX = "GPU_MESH_"
-#: What a script finds in its environment is no setting: it may use the mesh itself.
-SET_FOR_SCRIPTS = frozenset({"GPU_MESH_TASK_ID"})
-#: What runs models, best first: an Ollama may unload, an OpenAI-compatible server not, this process only embeds.
-ENGINES = ("ollama", "openai", "local")
-#: An empty list, where an empty variable means the default.
-NONE = "none"
 #: Results are kept for ten years at most, s; Redis takes no infinity.
 LONGEST_EXPIRY_S = 315_360_000.0
-_NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|_KEY$", re.IGNORECASE)
 
 
-def _split(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-
-
-def _unset(value: object) -> object:
-    """Nothing, where compose or a shell hands over an empty variable."""
-    return None if isinstance(value, str) and not value.strip() else value
-
-
-def _queues(value: object) -> object:
-    return () if value == NONE else _split(value)
-
-
-def _folder(value: object) -> object:
-    if _unset(value) is None:
-        raise ValueError("a folder, as in /var/lib/gpu-mesh")
-    return value
-
-
-def _own_address(value: str) -> str:
-    try:
-        return value if value == "localhost" else str(ipaddress.ip_address(value))
-    except ValueError:
-        raise ValueError("an IP address of this machine, 0.0.0.0 for all of them, or localhost") from None
-
-
-def _pairs(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
-    if not all(sign and name.strip() and held.strip() for name, sign, held in pairs):
-        raise ValueError("name=value pairs separated by commas")
-    return {name.strip(): held.strip() for name, _, held in pairs}
-
-
-def _engine_names(value: tuple[str, ...]) -> tuple[str, ...]:
-    if not value or not set(value) <= set(ENGINES):
-        raise ValueError(f"one or more of {', '.join(ENGINES)}, the preferred one first, separated by commas")
-    return value
-
-
-def _engine_urls(value: dict[str, str]) -> dict[str, str]:
-    for device, url in value.items():
-        parts = urlsplit(check_http_url(url) or "")
-        if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError(f"addresses without user, password and query, as in {device}=http://127.0.0.1:11434")
-    return {device: url.rstrip("/") for device, url in value.items()}
-
-
-def _checked(rule: re.Pattern[str], allowed: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not rule.fullmatch(value):
-            raise ValueError(allowed)
-        return value
-
-    return AfterValidator(check)
-
-
-def _hours(value: str) -> str:
-    return str(PeakHours.parse(value))
-
-
-def _zone(value: str) -> str:
-    if value != "local":
-        try:
-            ZoneInfo(value)
-        except (ValueError, OSError, KeyError):
-            raise ValueError("a time zone such as Europe/Berlin, or local") from None
-    return value
-
-
-def _devices(value: str) -> str:
-    try:
-        parse_devices(value)
-    except InvalidSetting as exc:
-        raise ValueError(exc.remedy) from None
-    return value
-
-
-def _cpu_queues(value: tuple[str, ...]) -> tuple[str, ...]:
-    for name in value:
-        if not _QUEUE_NAME.fullmatch(name):
-            raise ValueError("queue names of letters, digits, '.', '_' and '-', separated by commas")
-        if name in (*GPU_QUEUES, CONTROL_QUEUE):
-            raise ValueError(f"queue names other than the mesh's own ({', '.join((*GPU_QUEUES, CONTROL_QUEUE))})")
-    return value
-
-
-def _modules(value: tuple[str, ...]) -> tuple[str, ...]:
-    for name in value:
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise ValueError("names of modules as Python imports them, such as shop.tasks, separated by commas")
-    return value
+def env_name(field: str) -> str:
+    """The environment variable of a setting: `broker_url` is `GPU_MESH_BROKER_URL`."""
+    return f"{PREFIX}{field.upper()}"
 
 
 def _default_node_name() -> str:
@@ -154,16 +60,6 @@ def _default_state_dir() -> Path:
         raise InvalidSetting(
             env_name("state_dir"), "", "this user has no home folder: name a folder, as in /var/lib/gpu-mesh"
         ) from None
-
-
-Broker = Annotated[str | None, BeforeValidator(_unset), AfterValidator(check_broker_url)]
-File = Annotated[Path | None, BeforeValidator(_unset)]
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-CpuQueues = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_queues), AfterValidator(_cpu_queues)]
-Labels = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
-Text = Annotated[str | None, BeforeValidator(_unset)]
-EngineUrls = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), AfterValidator(_engine_urls)]
-Figures = Annotated[dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]], NoDecode, BeforeValidator(_pairs)]
 
 
 def _setting(description: str, *, unit: str = "", names: tuple[str, ...] = (), **limits: Any) -> Any:
@@ -196,15 +92,13 @@ class Settings(BaseSettings):
     tls_cert_file: File = _setting("Our own certificate, where Redis asks for one", default=None)
     tls_key_file: File = _setting("Key of our own certificate", default=None)
     sentinel_master: str = _setting("Name of the master that sentinel:// asks for", default="mymaster")
-    listen: Annotated[str, AfterValidator(_own_address)] = _setting(
-        "Address the embedded Redis listens on besides loopback", default="127.0.0.1"
-    )
-    state_dir: Annotated[Path, BeforeValidator(_folder)] = _setting(
+    listen: OwnAddress = _setting("Address the embedded Redis listens on besides loopback", default="127.0.0.1")
+    state_dir: Folder = _setting(
         "Folder for the embedded Redis, its password and beat's schedule", default_factory=_default_state_dir
     )
 
     # This node
-    node_name: Annotated[str, _checked(_NODE_NAME, "letters, digits, '.', '_' and '-', at most 63")] = _setting(
+    node_name: NodeName = _setting(
         "Name of this machine, unique in the mesh",
         names=("GPU_MESH_NODE_NAME", "NODE_NAME"),
         default_factory=_default_node_name,
@@ -219,12 +113,12 @@ class Settings(BaseSettings):
         names=("GPU_MESH_GPU_ENABLED", "GPU_ENABLED"),
         default=True,
     )
-    coordinator_url: Annotated[str | None, BeforeValidator(_unset), AfterValidator(check_http_url)] = _setting(
+    coordinator_url: HttpUrl = _setting(
         "Address of the lead's REST API, for nodes that cannot reach Redis",
         names=("GPU_MESH_COORDINATOR_URL", "MESH_COORDINATOR_URL"),
         default=None,
     )
-    devices: Annotated[str, AfterValidator(_devices)] = _setting(
+    devices: DeviceList = _setting(
         "Devices of this node: `auto`, or a list of `nvidia`, `apple`, `cpu`, `cpu:COUNT`, `fake:TYPE:GB`, "
         "`endpoint:TYPE:GB:URL`",
         default="auto",
@@ -261,7 +155,7 @@ class Settings(BaseSettings):
     )
 
     # Engines
-    engines: Annotated[Names, AfterValidator(_engine_names)] = _setting(
+    engines: EngineNames = _setting(
         "Engines to use, the preferred one first: `ollama`, `openai` (vLLM, llama.cpp, LM Studio), `local`",
         default=ENGINES,
     )
@@ -270,7 +164,7 @@ class Settings(BaseSettings):
         "not named takes what is found on this machine's usual ports",
         default={},
     )
-    engine_key: Annotated[SecretStr | None, BeforeValidator(_unset)] = _setting(
+    engine_key: Secret = _setting(
         "Key for OpenAI-compatible servers; sent only to addresses named in a setting", default=None
     )
     engine_timeout_s: float = _setting(
@@ -332,9 +226,7 @@ class Settings(BaseSettings):
     )
 
     # Applications and tasks
-    include: Annotated[Names, AfterValidator(_modules)] = _setting(
-        "Modules with an application's tasks, loaded by every worker", default=()
-    )
+    include: Modules = _setting("Modules with an application's tasks, loaded by every worker", default=())
     submit_timeout_s: float = _setting(
         "How long a submit waits for a broker that does not answer", unit="s", default=5.0, gt=0, le=300
     )
@@ -386,13 +278,28 @@ class Settings(BaseSettings):
         "on. Unset: in the state folder",
         default=None,
     )
+    inference_limit_s: float = _setting(
+        "How long an `llm_inference` may take, where its caller sets no limit",
+        unit="s",
+        default=300.0,
+        gt=0,
+        le=31_536_000,
+    )
+    stream_max_mb: float = _setting(
+        "Text that the stream of a running task holds at most; who reads too slowly gets the rest with the result",
+        unit="MB",
+        default=1.0,
+        gt=0,
+        le=100,
+    )
+    stream_expires_s: float = _setting(
+        "How long a stream is kept after its last piece", unit="s", default=600.0, ge=1, le=LONGEST_EXPIRY_S
+    )
     embed_chunk: int = _setting("Texts embedded in one piece; more are split", unit="texts", default=256, ge=1)
-    peak_hours: Annotated[str, AfterValidator(_hours)] = _setting(
+    peak_hours: Hours = _setting(
         "Hours in which ai-batch is paused (takes effect with the window gates)", unit="HH:MM", default="09:00-18:00"
     )
-    timezone: Annotated[str, AfterValidator(_zone)] = _setting(
-        "Time zone of the peak hours, `local` for the machine's", default="local"
-    )
+    timezone: Zone = _setting("Time zone of the peak hours, `local` for the machine's", default="local")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _setting("How much is logged", default="INFO")
     worker_device: str | None = _setting(
         "Set by `gpu-mesh worker` for the workers it starts: the device each serves, as JSON", default=None
@@ -412,83 +319,3 @@ class Settings(BaseSettings):
                 if url.scheme == "rediss" and not self.tls_ca_file and "ssl_cert_reqs" not in parse_qs(url.query):
                     raise ValueError(f"{name}: with rediss:// name the authority's certificate in {PREFIX}TLS_CA_FILE")
         return self
-
-
-def env_name(field: str) -> str:
-    """The environment variable of a setting: `broker_url` is `GPU_MESH_BROKER_URL`."""
-    return f"{PREFIX}{field.upper()}"
-
-
-def load(dotenv: str | Path | None = ".env") -> Settings:
-    """Settings from the environment and `dotenv`. Raises InvalidSetting naming the first one refused."""
-    in_file = read_dotenv(dotenv)
-    found = {**in_file, **{name: value for name, value in os.environ.items() if value or name not in in_file}}
-    _refuse_unknown(found)
-    try:
-        return Settings(_env_file=dotenv if in_file else None)
-    except ValidationError as exc:
-        raise _refusal(exc, found) from None
-
-
-@cache
-def settings() -> Settings:
-    """This process's settings, read once."""
-    return load()
-
-
-def read_dotenv(path: str | Path | None) -> dict[str, str | None]:
-    """What a `.env` file sets; nothing where there is no file, or none that this user may see.
-
-    Raises InvalidSetting for a file that cannot be read.
-    """
-    try:
-        if path is None or not Path(path).is_file():
-            return {}
-    except OSError:  # a folder this user may not enter, before Python 3.14
-        return {}
-    try:
-        return dotenv_values(path)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidSetting(".env", str(path), f"cannot be read ({exc}): expected a file of UTF-8 lines") from None
-
-
-def _refuse_unknown(found: Mapping[str, str | None]) -> None:
-    known = [field.upper() for field in Settings.model_fields]
-    for name in sorted(found.keys() - SET_FOR_SCRIPTS):
-        short = name.upper().removeprefix(PREFIX)
-        if name.upper().startswith(PREFIX) and short not in known:
-            near = difflib.get_close_matches(short, known, n=1)
-            hint = f"did you mean {env_name(near[0])}?" if near else "`gpu-mesh config` lists the names there are"
-            value = "***" if _SECRET_NAME.search(name) else mask(found[name] or "")
-            raise InvalidSetting(name, value, f"no such setting; {hint}")
-
-
-def _refusal(exc: ValidationError, found: Mapping[str, str | None]) -> InvalidSetting:
-    error = exc.errors(include_url=False)[0]
-    remedy = error["msg"].removeprefix("Value error, ")
-    where, value = error["loc"], error["input"]
-    if not where:  # from the check across fields, which leads its message with the field's name
-        field, _, remedy = remedy.partition(": ")
-        value = getattr(value, field, None) if not isinstance(value, Mapping) else value.get(field)
-        return InvalidSetting(env_name(field), mask(str(value)), remedy)
-    field = next(name for name in Settings.model_fields if where[0] in (name, *names_of(name)))
-    typed = {name.upper(): name for name, held in found.items() if held}
-    name = next((name for name in names_of(field) if name in typed), env_name(field))
-    if len(where) > 1:  # one of several pairs
-        value = f"{where[1]}={value}"
-    if remedy.startswith("Input should be "):  # pydantic's own words
-        remedy = remedy.removeprefix("Input should be ").partition(", unable")[0]
-        remedy += f" ({unit_of(field)})" if unit_of(field) else ""
-    return InvalidSetting(name, mask(value) if isinstance(value, str) else value, remedy)
-
-
-def names_of(field: str) -> tuple[str, ...]:
-    """Every environment variable that sets a setting, ours first."""
-    alias = Settings.model_fields[field].validation_alias
-    return tuple(map(str, alias.choices)) if isinstance(alias, AliasChoices) else (env_name(field),)
-
-
-def unit_of(field: str) -> str:
-    """The unit of a setting; empty where it has none."""
-    extra = Settings.model_fields[field].json_schema_extra
-    return str(extra.get("unit", "")) if isinstance(extra, dict) else ""

@@ -1,0 +1,21 @@
+"""How commands print for people."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from gpu_mesh.cli import output
+
+
+def test_an_id_is_never_cut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Also in a terminal too narrow for the rest: it is what the next command is given."""
+    monkeypatch.setattr(output, "console", Console(width=80, highlight=False))
+    long = "8c5bd2a9-5ef1-4b5b-9d27-0d60ee5b7ac1"
+    why = "needs 48 GB; gpu0@office offers 23 GB (24 GB less 1 GB margin)"
+
+    output.table("", ("id", "task", "queue", "why"), [(long, "llm_inference", "ai-realtime", why)], empty="")
+
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"{long} ") for line in lines)
+    assert all(len(line) <= 80 for line in lines)
