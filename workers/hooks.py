@@ -11,6 +11,7 @@ from celery.signals import celeryd_init
 
 from gpu_mesh.celery import app
 from gpu_mesh.store.client import SOCKET_TIMEOUT_S
+from workers import cleaning  # noqa: F401  (what a job leaves is cleaned up)
 from workers.steps import Claiming, Leasing
 
 __all__ = ["outlive_outages"]

@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["Lifeline", "parent_death_hook"]
+__all__ = ["Lifeline", "adopt_orphans", "parent_death_hook"]
 
 logger = logging.getLogger(__name__)
 
-#: `prctl` option number, from Linux' <sys/prctl.h>.
-PR_SET_PDEATHSIG = 1
+#: `prctl` option numbers, from Linux' <sys/prctl.h>.
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 #: How long the watcher may take to end once its pipe is closed, in seconds.
 WATCHER_END_S = 5.0
@@ -55,6 +55,12 @@ def _die_with_parent(prctl: Callable[..., int], parent: int) -> None:
 def parent_death_hook() -> Callable[[], None] | None:
     """A `preexec_fn` by which the kernel kills the child when the *thread* that forks it ends; None off Linux."""
     return None if _prctl is None else partial(_die_with_parent, _prctl, os.getpid())
+
+
+def adopt_orphans() -> None:
+    """From now on descendants whose parent ends become children of this process; nothing happens off Linux."""
+    if _prctl is not None:
+        _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 class Lifeline:

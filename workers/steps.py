@@ -18,6 +18,7 @@ from gpu_mesh.services.placement import own_device
 from gpu_mesh.settings import settings
 from gpu_mesh.transport import claim_with
 from workers.lease import Lease
+from workers.orphans import Orphans
 from workers.pulse import Pulse
 from workers.request import MeshRequest
 from workers.stopping import STOP_REASON, StopLimit, interrupt_all
@@ -46,6 +47,7 @@ class Leasing(bootsteps.StartStopStep):
         current = settings()
         BOARD.take()
         worker.pulse = Pulse()
+        worker.orphans = Orphans()
         worker.claimer = Claimer(current, worker.hostname, own_device())
         self._limit = StopLimit(current.stop_timeout_s, partial(interrupt_all, worker, STOP_REASON))
         self._limit.start()
@@ -76,6 +78,7 @@ class Leasing(bootsteps.StartStopStep):
             return
         worker_shutting_down.disconnect(self._on_signal)
         self._limit.end()
+        worker.orphans.look(())
         worker.claimer.flush()
         for tag in worker.claimer.held:
             # An operator's stop is not the message's fault.
@@ -105,6 +108,8 @@ class Claiming(bootsteps.StartStopStep):
         c.on_decode_error = _reject_unreadable
         if c.hub is not None:
             self._watch = c.hub.call_repeatedly(WATCH_EVERY_S, _look, c)
+            if not isinstance(c.pool, solo.TaskPool):
+                c.controller.orphans.adopt()
             _beat(c)  # the loop, which turns next, may hang before the timer's first time
 
     def stop(self, c: Any) -> None:
@@ -128,6 +133,8 @@ def _look(c: Any) -> None:
     except StopIteration:
         # A child died whose pipes the pool has not let go of yet: it is replaced at the next look.
         logger.info("a child is not replaced yet", extra={"action": "maintain_pool"})
+    if not isinstance(c.pool, solo.TaskPool):
+        c.controller.orphans.look([child.pid for child in c.pool._pool._pool])
 
 
 def _drop_jobs(worker: Any) -> None:

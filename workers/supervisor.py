@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
 from queue import Empty, SimpleQueue
@@ -53,8 +53,9 @@ class Supervisor:
     """Keeps the processes of `specs` running until it is told to stop.
 
     `on_line(name, line)` gets their output, one call at a time, from another thread; `on_event` what happens to
-    them, a death after the last words. Times come from `clock` (seconds, monotonic), jitter from `chance` (a
-    random number in [0, 1]). Raises `InvalidValue` where two specs have one name.
+    them, a death after the last words; `on_look` the pids of those that run, at each look at them. Times come from
+    `clock` (seconds, monotonic), jitter from `chance` (a random number in [0, 1]). Raises `InvalidValue` where two
+    specs have one name.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class Supervisor:
         *,
         on_line: OnLine,
         on_event: OnEvent | None = None,
+        on_look: Callable[[Collection[int]], None] | None = None,
         backoff: Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         tick_s: float = TICK_S,
     ) -> None:
         self._on_event = on_event
+        self._on_look = on_look
         self._clock = clock
         self._tick_s = tick_s
         self._feed = LineFeed(on_line)
@@ -227,6 +230,8 @@ class Supervisor:
                 with self._lock:
                     self._leaving.discard(name)
                     del self._children[name]
+        if self._on_look is not None:
+            self._on_look(self.pids().values())
 
     def _spawn(self, spec: ProcessSpec) -> Process:
         return Process.start(spec, self._lifeline, self._feed, on_death=lambda: self._wake.put(None))

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 from gpu_mesh.cli.findings import Finding
+from gpu_mesh.cli.resident_findings import resident_findings
 from gpu_mesh.domain.device import Device
-from gpu_mesh.engines.base import Ability, Engine, EngineStatus
+from gpu_mesh.engines.base import Ability, Engine, EngineStatus, Model
 from gpu_mesh.engines.binding import Engines, bound_url
 from gpu_mesh.engines.discovery import place
 from gpu_mesh.settings import Settings, env_name
@@ -45,6 +46,7 @@ def engine_findings(devices: Sequence[Device], settings: Settings, engines: Engi
             statuses = dict(zip(asked, pool.map(lambda engine: engine.check(), asked.values()), strict=True))
         findings = [_served(device, several, statuses, settings) for device, several in served]
         findings += _on_cpu(served, statuses) + _shared(served) + _unknown(devices, settings)
+        findings += resident_findings(_unloading(served, statuses), settings)
     finally:
         engines.close()
     return findings
@@ -108,6 +110,16 @@ def _shared(served: Served) -> list[Finding]:
         )
         for where, sharing in users.items()
         if len(sharing) > 1
+    ]
+
+
+def _unloading(served: Served, statuses: dict[int, EngineStatus]) -> list[tuple[Device, Sequence[Model]]]:
+    """Each device with the models of the engine in which the mesh makes room, where that one answers."""
+    return [
+        (device, statuses[id(engine)].models)
+        for device, engines in served
+        for engine in engines
+        if engine.url is not None and Ability.UNLOAD in engine.abilities and statuses[id(engine)].reachable
     ]
 
 

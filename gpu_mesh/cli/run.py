@@ -34,6 +34,7 @@ from workers.node import (
     own_devices,
     worker_specs,
 )
+from workers.orphans import Orphans
 from workers.process import ProcessSpec
 from workers.supervisor import OnEvent, Supervisor
 
@@ -163,9 +164,12 @@ def _supervise(
         registrar.start()
     # Registered before the workers start: stage by stage, after the broker is ready.
     ready = [_with_registration(spec, registrar) if spec in broker else spec for spec in specs]
+    orphans = Orphans()
+    orphans.adopt()
+    on_event = _attend(current, broker_deaths)
     try:
         raise click.exceptions.Exit(
-            Supervisor(ready, on_line=_print_line, on_event=_attend(current, broker_deaths)).run()
+            Supervisor(ready, on_line=_print_line, on_event=on_event, on_look=orphans.look).run()
         )
     finally:
         registrar.stop()

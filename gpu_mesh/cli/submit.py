@@ -42,6 +42,7 @@ POLL_S = 0.1
 @click.option("--model", help="Model the task runs.")
 @click.option("--node", help="Only on this node.")
 @click.option("--device", help="Only on this device: gpu0, or gpu0@node.")
+@click.option("--remote/--no-remote", default=None, help="Whether it may run where only an engine's address is.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label the device must carry.")
 @click.option("--wait", "waits", is_flag=True, help="Wait for the result and print it.")
 @click.option("--stream", "streams", is_flag=True, help="Print what the task says as it says it.")

@@ -38,6 +38,8 @@ class Requirements:
     #: Pinned to this node, or this device (`gpu0`, `gpu0@node`).
     node: str | None = None
     device: str | None = None
+    #: Whether it may run where only an engine's address is: all its work on the device goes through the engine.
+    remote: bool = False
     #: Free fields the mesh does not read: `epochs`, `batch_size`.
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -120,6 +122,8 @@ def _misfit_kind(needs: Requirements, device: Device, cpu_counts: bool) -> str |
         return f"needs a GPU; {device.worker} is a CPU"
     if needs.gpu_count > 1 and device.kind in (DeviceKind.ENDPOINT, DeviceKind.APPLE, DeviceKind.CPU):
         return f"needs {needs.gpu_count} GPUs of one node; {device.worker} stands alone"
+    if device.kind is DeviceKind.ENDPOINT and not needs.remote:
+        return f"needs a process beside the device; {device.worker} is only an engine's address, for remote=True"
     if needs.require_gpu_type and needs.gpu_type and not type_matches(needs.gpu_type, device.gpu_type):
         return f"needs a {needs.gpu_type}; {device.worker} is a {device.gpu_type}"
     return None
@@ -196,6 +200,7 @@ _CHECKS = {
     "labels": _labels,
     "node": _text,
     "device": _text,
+    "remote": _flag,
     "extra": _extra,
 }
 #: The requirements the mesh reads, as a caller names them.

@@ -46,7 +46,7 @@ def fitting(settings: Settings, needs: Requirements) -> list[Device]:
 
 def siblings(settings: Settings, needs: Requirements, device: Device) -> list[str]:
     """Workers of the other devices of the node that could serve a job together with `device`."""
-    alone = replace(needs, gpu_count=1, device=None)
+    alone = _of_several(needs)
     return [
         other.worker
         for other in online_devices(settings)
@@ -72,11 +72,16 @@ def online_devices(settings: Settings) -> list[Device]:
     return [device for entry in entries if entry.online(settings.node_ttl_s) for device in entry.node.devices]
 
 
+def _of_several(needs: Requirements) -> Requirements:
+    """What a job of several GPUs needs of each: an engine's address is no sibling."""
+    return replace(needs, gpu_count=1, device=None, remote=False)
+
+
 def _fits_among(settings: Settings, needs: Requirements, device: Device, fleet: Sequence[Device]) -> Fit:
     fit = fits(needs, device, cpu_counts=cpu_counts(settings, [*fleet, device]))
     if not fit or needs.gpu_count < 2:
         return fit
-    alone = replace(needs, gpu_count=1, device=None)
+    alone = _of_several(needs)
     found = sum(other.node == device.node and other.is_gpu and bool(fits(alone, other)) for other in fleet)
     if found < needs.gpu_count:
         return Fit(f"needs {needs.gpu_count} such GPUs of one node; {device.node} has {found}")

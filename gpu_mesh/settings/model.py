@@ -185,6 +185,9 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
     )
     embed_model: Text = _setting("Model that embeds where a task names none. Unset: the first that can", default=None)
+    resident_models: Names = _setting(
+        "Models that stay in a device's memory beside the one main model, such as `nomic-embed-text`", default=()
+    )
     chat_model: Text = _setting(
         "Model that generates where a task names none. Unset: a loaded one, else the newest", default=None
     )

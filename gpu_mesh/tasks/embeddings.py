@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 ENCODINGS = ("float", "base64")
 
 
-@shared_task(name="embeddings", bind=True)
+@shared_task(name="embeddings", bind=True, remote=True)
 def embeddings(self: GpuTask, texts: list[str], model: str | None = None, encoding: str = "float") -> Any:
     """Embed `texts` (n of them): `{"model", "dimensions", "count", "vectors"}`, vectors of unit length.
 

@@ -10,6 +10,7 @@ from gpu_mesh.domain.device import Device
 from gpu_mesh.engines import Engine, engine_for
 from gpu_mesh.engines.base import Kind, no_such_model
 from gpu_mesh.engines.options import check_name
+from gpu_mesh.services.loading import make_room
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.tasks.base import GpuTask
 
@@ -30,6 +31,7 @@ class EngineUse:
 def engine_of(task: GpuTask, kind: Kind, model: str | None = None) -> EngineUse:
     """The engine of the task's device that does this kind of work, with `model`, that of the requirements, or its own.
 
+    On a device's worker there is room for the model then (SPEC P7): see `make_room`, which may raise EngineOutOfMemory.
     Raises EngineUnavailable where there is none or it does not answer, ModelNotFound where it has no such model at
     all; one that is named is looked for when it is used. Raises InvalidTask for what is no name.
     """
@@ -38,7 +40,10 @@ def engine_of(task: GpuTask, kind: Kind, model: str | None = None) -> EngineUse:
     device = task.device or _this_machine()
     wanted = model or task.requirements.model or _default(current, kind)
     engine = engine_for(device, current, kind=kind, model=wanted)
-    return EngineUse(device, engine, wanted or _first(engine, kind))
+    name = wanted or _first(engine, kind)
+    if task.device is not None:
+        make_room(task.device, engine, name, kind, siblings=task.devices[1:])
+    return EngineUse(device, engine, name)
 
 
 @cache

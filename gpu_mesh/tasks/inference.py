@@ -39,7 +39,7 @@ _MB = 1_000_000
 _STREAM = "mesh_stream"
 
 
-@shared_task(name="llm_inference", bind=True, base=AskingTask)
+@shared_task(name="llm_inference", bind=True, base=AskingTask, remote=True)
 def llm_inference(
     self: GpuTask,
     prompt: str | None = None,

@@ -13,7 +13,7 @@ from gpu_mesh.tasks.base import GpuTask
 __all__ = ["probe"]
 
 
-@shared_task(name="test", bind=True, gpu_count=0)
+@shared_task(name="test", bind=True, gpu_count=0, remote=True)
 def probe(self: GpuTask, echo: Any = None) -> dict[str, Any]:
     """Return `echo` (any JSON) with worker, node, device, device type and process that ran it."""
     device = self.device

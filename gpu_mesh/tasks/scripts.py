@@ -18,6 +18,7 @@ from typing import Any
 from celery import shared_task, states
 from celery.signals import task_postrun
 
+from gpu_mesh.domain.device import DeviceKind
 from gpu_mesh.errors import CheckpointTooLarge, ScriptFailed, ScriptRefused, ScriptResultTooLarge, ScriptTimedOut
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.scripts import files, output
@@ -78,6 +79,9 @@ def drop_files(task: Any = None, task_id: str | None = None, state: str | None =
 
 def _run(task: GpuTask, script: str, args: object, limit_s: float, fields: dict[str, Any] | None = None) -> Any:
     current = settings()
+    if task.device is not None and task.device.kind is DeviceKind.ENDPOINT:
+        remedy = "a script runs on the device's own machine: leave it out"
+        raise ScriptRefused("remote", True, remedy)
     path = files.find(current.scripts_dir, script)
     given = {**task.requirements.extra, **(fields or {}), **_checked(args)}
     is_training = task.name == _TRAINING

@@ -84,7 +84,7 @@ class Loaded:
 class OllamaStub(StubServer):
     """An Ollama with 8 GB of GPU memory."""
 
-    knobs = ("token_s", "reply_tokens", "load_s", "vram_gb", "ram_gb", "others_gb", "pull_s", "skew_s")
+    knobs = ("token_s", "reply_tokens", "load_s", "vram_gb", "ram_gb", "others_gb", "pull_s", "skew_s", "unload_s")
 
     def __init__(self, port: int = 0, models: tuple[StubModel, ...] = MODELS) -> None:
         super().__init__(port)
@@ -92,6 +92,8 @@ class OllamaStub(StubServer):
         #: What `pull` finds, besides.
         self.library = {"all-minilm:latest": StubModel("all-minilm:latest", 0.1, ("embedding",), "bert")}
         self.load_s = 0.0
+        #: How long a model that is unloaded stays in the list and in memory, s.
+        self.unload_s = 0.0
         #: Seconds between two lines of a pull.
         self.pull_s = 0.0
         self.vram_gb = 8.0
@@ -212,7 +214,10 @@ class OllamaStub(StubServer):
         if model is None:
             return self.error(404, f"model '{name}' not found")
         if not asked and _seconds(body.get("keep_alive")) == 0:
-            self.loaded.pop(model.name, None)
+            if (leaving := self.loaded.get(model.name)) is not None:
+                leaving.keep_s = self.unload_s
+                leaving.expires_at = self._now() + self.unload_s
+            self._expire()
             return JSONResponse(self._last(name, how, "unload"))
         if "completion" not in model.capabilities:
             return self.error(400, f'"{name}" does not support {how}')

@@ -45,6 +45,7 @@ CPU = replace(GPU, name="cpu0", kind=DeviceKind.CPU, gpu_type="Xeon (CPU)")
         ("node", "office-1", "office-1"),
         ("device", "gpu0@office-1", "gpu0@office-1"),
         ("require_gpu_type", False, False),
+        ("remote", True, True),
     ],
 )
 def test_values_that_are_right(field: str, given: object, kept: object):
@@ -63,6 +64,7 @@ WRONG = {
     "labels": [["trust"], "trust=owned", {"trust": 1}, {1: "owned"}, {"trust": None}, [("trust", "owned")], 1, True],
     "node": ["", 1, ["n"]],
     "device": ["", 0, ["gpu0"]],
+    "remote": [1, 0, "yes", "True", [True]],
     "extra": [1, "epochs=3", {1: 2}],
 }
 
@@ -131,6 +133,7 @@ GIVEN = st.fixed_dictionaries(
         "labels": LABELS,
         "node": st.sampled_from(["office-1", "office-2"]),
         "device": st.sampled_from(["gpu0", "cpu0", "gpu0@office-1", "gpu0@office-2"]),
+        "remote": st.booleans(),
         "extra": st.dictionaries(WORDS, JSON, max_size=2),
         "epochs": JSON,
     },
@@ -281,6 +284,34 @@ def test_what_stands_alone_is_not_two_gpus(kind: DeviceKind):
     """P1: several GPUs are several of one node."""
     misfit = fit(replace(GPU, kind=kind), gpu_count=2, cpu_counts=True)
     assert misfit.reason == "needs 2 GPUs of one node; gpu0@office-1 stands alone"
+
+
+@quick
+@given(NEEDS, DEVICES)
+def test_an_address_runs_only_what_may_run_there(needs: Requirements, device: Device):
+    """N5: what needs a process beside the device stays away from it, also what says nothing; others do not care."""
+    endpoint = replace(device, kind=DeviceKind.ENDPOINT)
+    if fits(needs, endpoint):
+        assert needs.remote
+    assert not fits(ANYTHING, endpoint)
+    beside = replace(device, kind=DeviceKind.NVIDIA)
+    assert fits(replace(needs, remote=True), beside) == fits(replace(needs, remote=False), beside)
+    if needs.gpu_count < 2:
+        assert bool(fits(replace(needs, remote=True), endpoint)) == bool(fits(needs, beside))
+
+
+def test_the_reason_of_an_address():
+    """N5: says what it lacks and what lets a task run there."""
+    misfit = fit(replace(GPU, name="endpoint0", kind=DeviceKind.ENDPOINT), memory_gb=6)
+    assert misfit.reason == (
+        "needs a process beside the device; endpoint0@office-1 is only an engine's address, for remote=True"
+    )
+
+
+def test_what_is_not_remote_travels_as_before():
+    """N5: the header says only what holds no default."""
+    assert Requirements.of({"remote": False, "memory_gb": 6}).to_dict() == {"memory_gb": 6.0}
+    assert Requirements.of({"remote": True}).to_dict() == {"remote": True}
 
 
 def test_an_empty_label_is_a_label():

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Guard", "descendants"]
+__all__ = ["Guard", "descendants", "families"]
 
 #: `prctl` option numbers, from Linux' <sys/prctl.h>.
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -47,8 +47,8 @@ def _load_prctl() -> Callable[..., int] | None:
     return prctl
 
 
-def descendants(pid: int) -> list[int]:
-    """Every process below `pid`, on Linux."""
+def families() -> dict[int, list[int]]:
+    """The children of every process that has some, on Linux."""
     below: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdigit():
@@ -56,6 +56,12 @@ def descendants(pid: int) -> list[int]:
                 # The name, in brackets, may hold anything.
                 parent = int(file.read().rpartition(b")")[2].split()[1])
                 below.setdefault(parent, []).append(int(name))
+    return below
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below `pid`, on Linux."""
+    below = families()
     found, todo = [], [pid]
     while todo:
         children = below.get(todo.pop(), [])
