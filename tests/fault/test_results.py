@@ -70,9 +70,9 @@ def test_who_waits_waits_through_a_restart(alone: Mesh):
     held = alone.hold(gate, queue="customer")
     worker = alone.started(held)
 
+    before = _asking(alone)
     with gpu_mesh("wait", held, log=log, env=alone.env()) as waiting:
-        with alone.server.client() as client:
-            wait_for(lambda: "get" in {each["cmd"] for each in client.client_list()}, "its first look at the state")
+        wait_for(lambda: _asking(alone) - before, "its first look at the state")
         alone.server.kill()
         gate.unlink()
         with pytest.raises(subprocess.TimeoutExpired):
@@ -81,6 +81,12 @@ def test_who_waits_waits_through_a_restart(alone: Mesh):
         assert waiting.wait(20) == 0, log.read_text()
 
     assert json.loads(log.read_text()) == worker
+
+
+def _asking(fleet: Mesh) -> set[str]:
+    """Ids of the connections that asked for a value last."""
+    with fleet.server.client() as client:
+        return {each["id"] for each in client.client_list() if each["cmd"] == "get"}
 
 
 def _count(told: Path) -> int:

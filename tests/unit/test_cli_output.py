@@ -27,5 +27,5 @@ def test_an_id_is_never_cut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 @pytest.mark.parametrize("task_id", ["", "  "])
 def test_no_id_is_refused_by_name(command: list[str], task_id: str):
     """A shell's variable that is not set: before Redis is asked, and without a traceback."""
-    with pytest.raises(InvalidTask, match="task_id='.*gpu-mesh submit"):
+    with pytest.raises(InvalidTask, match=r"task_id='.*gpu-mesh submit"):
         root.main([*command, task_id], standalone_mode=False)
