@@ -14,7 +14,7 @@ from pathlib import Path
 
 from celery import shared_task
 
-__all__ = ["Ledger", "hold", "poison", "work"]
+__all__ = ["Ledger", "hold", "limited", "poison", "work"]
 
 #: Longest wait of a held task, s: a test that forgets it must not keep a worker.
 HOLD_S = 60.0
@@ -46,6 +46,13 @@ def hold(self, ledger, gate):
         time.sleep(0.01)
     _append(ledger, "end", self.request)
     return self.request.hostname
+
+
+@shared_task(bind=True, name="ledger.limited", ignore_result=True, rate_limit="1/s")
+def limited(self, ledger):
+    """Write that it started and ended; a worker begins one a second."""
+    _append(ledger, "start", self.request)
+    _append(ledger, "end", self.request)
 
 
 @shared_task(bind=True, name="ledger.poison", ignore_result=True)
