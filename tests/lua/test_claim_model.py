@@ -52,7 +52,7 @@ MESSAGES = st.lists(
     ),
     max_size=25,
 )
-SCOPES = st.sampled_from(["mesh", "node", "gpu0@node", "other", "gpu1@node", "gpu0@other"])
+SCOPES = st.sampled_from([gates.MESH, "node", "gpu0@node", "other", "mesh", "gpu1@node", "gpu0@other"])
 GATES = st.sets(st.tuples(st.sampled_from(GPU_QUEUES), st.sampled_from(["window", "manual"]), SCOPES), max_size=3)
 TOTALS = st.dictionaries(st.sampled_from(GPU_QUEUES), st.sampled_from([0.0, 10.0, 1000.0]), max_size=3)
 
@@ -76,7 +76,7 @@ def test_script_and_model_take_the_same_messages(
     device = Device(client, max_gb=max_gb, loaded=loaded, queues=tuple(sorted(queues)), rules=rules).start()
     for queue, reason, scope in closings:
         gates.close(client, queue, reason, scope=scope)
-    closed = {queue for queue, _, scope in closings if scope in ("mesh", "node", "gpu0@node")}
+    closed = {queue for queue, _, scope in closings if scope in (gates.MESH, "node", "gpu0@node")}
     for queue, total in totals.items():
         client.hset("gpumesh:gated", queue, f"{total * 1e6:.0f}")
     world = _send(client, messages)

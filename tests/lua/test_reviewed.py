@@ -11,6 +11,7 @@ from waiting import wait_for
 
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.queues import Band
+from gpu_mesh.errors import InvalidValue
 from gpu_mesh.store import claims, gates
 from gpu_mesh.store.scripts import script
 
@@ -80,6 +81,40 @@ def test_a_clock_that_steps_back_hides_no_stranger_s_message(client, device):
     client.lpush("internal", envelope(new_tag()))
     device.look = ""  # as a worker asks after a pause
     assert not isinstance(device.ask(), claims.Idle)
+
+
+@pytest.mark.parametrize("node", ["mesh", "looked", "idle"])
+def test_a_node_may_bear_any_name(client, node):
+    """N2: a gate of a node that is called as something of ours is that node's alone."""
+    tag = send(client, "ai-batch")
+    assert gates.close(client, "ai-batch", "manual", scope=node)
+    own, other = (Device(client, f"gpu0@{name}").start() for name in (node, "other"))
+    assert own.claim() is None
+    assert other.claim().tag == tag
+    assert client.hget("gpumesh:gated", "+ai-batch") is None  # the mesh's time behind gates does not run
+    assert gates.reopen(client, "ai-batch", "manual", scope=node)
+    assert gates.close(client, "ai-batch", "manual")
+    for device in (own, other):
+        device.ack(tag)
+        assert device.claim() is None
+
+
+@pytest.mark.parametrize("scope", ["", "=looked", "!x", "+x", ":x", "a@b@c", "@x", "x@", "**", "a b", "*@x", "x\n"])
+def test_a_scope_that_could_mean_another_is_refused(client, scope):
+    for call in (gates.close, gates.reopen):
+        with pytest.raises(InvalidValue, match=r"^scope="):
+            call(client, "ai-batch", "manual", scope=scope)
+    for cordon in (lambda: gates.cordon(client, scope, "why"), lambda: gates.uncordon(client, scope)):
+        with pytest.raises(InvalidValue, match=r"^scope="):
+            cordon()
+    assert client.keys("*") == []
+
+
+@pytest.mark.parametrize(("queue", "reason"), [("a|b", "manual"), ("a,b", "manual"), ("ai-batch", "x@y"), ("", "x")])
+def test_a_gate_of_no_name_is_refused(client, queue, reason):
+    with pytest.raises(InvalidValue, match=r"^(queue|reason)="):
+        gates.close(client, queue, reason)
+    assert client.keys("*") == []
 
 
 def test_a_cordoned_device_serves_no_sibling_s_job(client):
