@@ -11,6 +11,7 @@ import pytest
 from bare_workers import Mesh
 from waiting import wait_for
 
+from gpu_mesh.domain.header import wrong_header
 from gpu_mesh.store import keys
 
 LIST = "customer:6"
@@ -88,7 +89,8 @@ def test_malformed_messages_are_kept_with_the_reason(survivors: Mesh):
 @pytest.mark.parametrize(
     "header",
     [
-        pytest.param([], id="a list"),
+        pytest.param([], id="an empty list"),
+        pytest.param(["revenue"], id="a list"),
         pytest.param("revenue", id="a text"),
         pytest.param({"needs": [1]}, id="needs are a list"),
         pytest.param({"needs": {"memory_gb": "NaN"}}, id="memory is a text"),
@@ -107,7 +109,11 @@ def test_hostile_headers_stop_nobody(survivors: Mesh, header: Any):
     _push(survivors, raw)
     survivors.ended(survivors.send(queue="customer"), timeout_s=8.0)
 
-    wait_for(lambda: _was_run(survivors, task) or raw in _reasons(survivors), "the task run or kept", 10.0)
+    if (why := wrong_header(header)) is not None:
+        wait_for(lambda: _reasons(survivors).get(raw) == why, "the message kept with the reason", 10.0)
+        assert not survivors.ledger.starts(task)
+    else:
+        wait_for(lambda: _was_run(survivors, task) or raw in _reasons(survivors), "the task run or kept", 10.0)
     survivors.settled()
 
 

@@ -8,6 +8,7 @@ import pytest
 import redis
 from claiming import MAX_DELIVERIES, Device, envelope, new_tag, publish, tags_in, waiting
 
+from gpu_mesh.domain.header import wrong_header
 from gpu_mesh.domain.queues import Band
 from gpu_mesh.store import claims, gates, ranking
 from gpu_mesh.store.scripts import script
@@ -179,7 +180,33 @@ def test_what_is_no_message_goes_to_the_dead_letters(client, device, raw):
     assert client.lrange("gpumesh:dead", 0, -1)[0].partition("\n")[2] == raw
 
 
-HOSTILE = [1, "x", [], None, {}, {"needs": []}, {"needs": [1, 2]}, {"needs": "all"}, {"needs": {"memory_gb": []}}]
+NO_OBJECTS = [1, "x", True, False, "", 0, [1], [{}], [None]]
+WRONG_HEADERS = NO_OBJECTS + [{"needs": needs} for needs in NO_OBJECTS]
+
+
+@pytest.mark.parametrize("mesh", WRONG_HEADERS, ids=repr)
+@pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
+def test_a_header_that_is_no_object_is_malformed(client, device, mesh, long):
+    """§5: it might have meant needs; script and model (domain/header.py) give the same reason."""
+    client.lpush("internal", raw := envelope(wrong := new_tag(), mesh=mesh, body="x" * 20_000 if long else "W10="))
+    tag = send(client)
+    assert device.drain() == [tag]
+    [letter] = dead(client)
+    assert (letter["why"], letter["id"]) == (wrong_header(mesh), wrong)
+    assert client.lrange("gpumesh:dead", 0, -1)[0].partition("\n")[2] == raw
+    assert client.keys("gpumesh:group:*") == []
+
+
+@pytest.mark.parametrize("mesh", [None, [], {}, {"needs": None}, {"needs": []}, {"needs": {}}], ids=repr)
+def test_a_header_that_says_nothing_needs_nothing(client, device, mesh):
+    """§4: as of a stock producer, which writes none."""
+    raw = envelope(tag := new_tag(), mesh={})
+    client.lpush("internal", raw.replace('"mesh": {}', f'"mesh": {json.dumps(mesh)}'))
+    assert device.drain() == [tag]
+    assert wrong_header(mesh) is None
+
+
+HOSTILE: list[object] = [{"needs": {"memory_gb": []}}]
 HOSTILE += [{"needs": {"memory_gb": number}} for number in (float("nan"), float("inf"), 1e308, -1, "8")]
 HOSTILE += [{"needs": {"labels": {"a": text}}} for text in ("}", "{", '"', '\\"}', "\t\n|,", "x" * 1_000_000)]
 HOSTILE += [{"needs": {"a": {"b": {"c": [{}]}}}}, {"priority": "x", "needs": {}}]
