@@ -117,6 +117,7 @@ class Lease:
                 claims.reap(self._client, worker=self.worker, max_deliveries=self._settings.max_deliveries)
         except BrokerUnavailable as exc:
             logger.warning("lease left to run out: %s", exc, extra={"action": "lease_stop"})
+        self._client.close()
 
     def _run(self) -> None:
         renewed = time.monotonic()
