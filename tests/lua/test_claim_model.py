@@ -26,8 +26,8 @@ NEEDS: list[dict[str, Any]] = [
     {"model": "a"},
     {"memory_gb": 80},
 ]
-#: Ages around every bound there is, s; equal ones make ties.
-AGES = st.sampled_from([0.0, 1.0, 59.0, 61.0, 900.0, 1799.0, 1801.0, 5000.0, 1e6])
+#: Ages around every bound there is, s; equal ones make ties, and the clock may have stepped back since.
+AGES = st.sampled_from([-3600.0, -1.0, 0.0, 1.0, 59.0, 61.0, 900.0, 1799.0, 1801.0, 5000.0, 1e6])
 
 
 @dataclass(frozen=True)

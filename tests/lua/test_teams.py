@@ -107,7 +107,7 @@ def test_devices_are_kept_for_a_bounded_time(client, pair):
     for device in pair:
         device.rules = Rules(gather_s=3600.0)
     kept = client.hget("gpumesh:gather", "node").split("\t")
-    client.hset("gpumesh:gather", "node", "\t".join([*kept[:3], "1", str(10**17)]))
+    client.hset("gpumesh:gather", "node", "\t".join([*kept[:3], "1", f"{(client.time()[0] + 3600) * 10**6}"]))
     assert first.claim().tag == single
 
 
