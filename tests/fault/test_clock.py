@@ -1,4 +1,4 @@
-"""The clock of Redis's machine jumps under running workers (DESIGN §9): jobs of the living go on, those of the dead move."""
+"""The clock of Redis's machine jumps under running workers (DESIGN §9): only jobs of the dead move."""
 
 from __future__ import annotations
 

@@ -54,16 +54,17 @@ def test_what_comes_back_into_a_purged_list_is_claimed(client, device):
 
 
 def test_a_message_moved_from_behind_a_gate_is_claimed(client, device):
-    """Its queue was gated for longer than the one it goes to."""
+    """Its queue was gated for longer than the one it goes to: it keeps its age and its deliveries."""
     tag = send(client)
-    device.claim()
+    first = device.claim()
     gates.close(client, "internal", "manual")
     claims.hand_back(client, device.worker, tag, counts=True, max_deliveries=MAX_DELIVERIES)
     device.held.clear()
     client.hset("gpumesh:gated", "+internal", client.time()[0] * 10**6 - 10**9)
     (raw,) = client.lrange("internal:6", 0, -1)
     assert script(client, "move")(args=["internal:6", raw, "customer:6", raw, tag, ""])
-    assert device.claim().tag == tag
+    again = device.claim()
+    assert (again.tag, again.at, again.deliveries) == (tag, first.at, 2)
 
 
 def test_a_clock_that_steps_back_behind_a_gate_stops_nobody(client, device):
@@ -170,6 +171,22 @@ def test_a_malformed_message_behind_what_a_stranger_took(client, device):
     assert tags_in([client.rpop("internal:6")]) == [first]
     assert device.drain() == [last]
     assert client.keys("gpumesh:group:*") == []
+
+
+def test_a_look_that_mends_counts_what_is_left(client, device):
+    """Putting away what is malformed makes the list shorter: nothing beyond its end is indexed."""
+    first = send(client)
+    assert device.drain() == [first]  # the needs of all are judged
+    taken, *left = [new_tag() for _ in range(3)]
+    client.lpush("internal:6", envelope(taken), "{", *(envelope(tag) for tag in left))
+    urgent = send(client, "revenue")
+    device.look = "1"
+    assert device.claim().tag == urgent  # indexes all of them, and meets none
+    assert tags_in([client.rpop("internal:6")]) == [taken]
+    client.config_resetstat()
+    device.look = "1"
+    assert device.drain() == left
+    assert "cmdstat_unlink" not in client.info("commandstats")
 
 
 def test_nothing_is_remembered_of_what_is_done(client, device):
