@@ -8,8 +8,11 @@ import time
 
 import psutil
 from bare_workers import Mesh
+from cutting_proxy import cutting_proxy
 from processes import gpu_mesh
 from waiting import wait_for
+
+from gpu_mesh.store import keys
 
 #: A machine's job runs elsewhere within its lease and one renewal of another worker, s.
 LEASE_S = 2.0
@@ -39,6 +42,29 @@ def test_the_job_of_a_dead_machine_runs_on_another(fleet: Mesh, record_property)
     fleet.ended(task)
     fleet.settled()
     assert fleet.ledger.ends() == {task: 1}
+
+
+def test_a_death_between_claim_and_run_loses_nothing(fleet: Mesh):
+    """DESIGN §9: Redis has given the job away, and the worker dies before it hears so: another one runs it."""
+    short = {"GPU_MESH_LEASE_TTL_S": f"{LEASE_S:g}"}
+    with cutting_proxy(fleet.server.port) as proxy:
+        victim = fleet.worker("n1", url=proxy.url, **short).start()
+
+        def kill(asked: bytes, answer: bytes) -> bool:
+            if b"\r\n$5\r\nclaim\r\n" not in answer[:64]:
+                return False
+            victim.kill()
+            return True
+
+        proxy.cut(kill)
+        task = fleet.send(queue="customer")
+        wait_for(lambda: proxy.cuts, "the claim")
+        assert fleet.claims() == [keys.claims(victim.name)]
+        assert fleet.ledger.lines() == []
+        [other] = fleet.workers("n2", **short)
+        fleet.ended(task)
+        fleet.settled()
+    assert [run.worker for run in fleet.ledger.starts(task)] == [other.name]
 
 
 def test_the_job_of_a_dead_child_runs_again(fleet: Mesh, record_property):

@@ -124,6 +124,25 @@ def _was_run(fleet: Mesh, task: str) -> bool:
     return bool(failed) or fleet.ledger.ends()[task] == 1
 
 
+def test_what_no_device_can_run_blocks_nobody(survivors: Mesh):
+    """DESIGN §9: 10 000 messages of the best class that fit nowhere, 500 kinds of them: the one behind them runs."""
+    raws = []
+    for number in range(10_000):
+        envelope = _envelope(survivors, {"needs": {"memory_gb": 80 + number % 500}, "priority": 5})
+        envelope["properties"]["delivery_tag"] = f"misfit-{number}"
+        raws.append(json.dumps(envelope))
+    with survivors.server.client() as client:
+        client.lpush("revenue:6", *raws)
+        try:
+            survivors.ended(survivors.send(queue="revenue"), survivors.send(queue="ai-batch"))
+            assert client.llen("revenue:6") == len(raws)
+        finally:
+            client.delete("revenue:6")
+    survivors.ended(survivors.send(queue="revenue"))
+    survivors.settled()
+    assert not any("misfit" in letter for letter in survivors.dead())
+
+
 def test_poison_is_dead_after_five_deliveries(fleet: Mesh):
     """DESIGN §9: a task that kills its worker each time: dead after 5, the tasks behind it run."""
     poison = str(fleet.app.send_task("ledger.poison", [str(fleet.ledger.path)], queue="revenue").id)

@@ -43,6 +43,38 @@ def test_redis_dies_and_comes_back(survivors: Mesh, record_property):
     assert {task: ends[task] for task in (held, *waiting)} == dict.fromkeys((held, *waiting), 1)
 
 
+def test_a_redis_that_loses_its_last_writes_runs_jobs_again(fleet: Mesh):
+    """DESIGN §9: `appendfsync everysec` and a machine without power: a claim and an ack are forgotten.
+
+    What was submitted before is run, twice where the end of its run was forgotten; nobody has to help.
+    """
+    workers = fleet.workers("n1", "n2", GPU_MESH_LEASE_TTL_S="2")
+    gates = [fleet.folder / f"gate{number}" for number in range(3)]
+    acked, held, claimed = (fleet.hold(gate, queue="customer") for gate in gates)
+    for task in (acked, held):
+        fleet.started(task)
+    last = fleet.send(queue="internal")
+    written = fleet.server.written()
+    gates[0].unlink()
+    fleet.started(claimed)
+    lost = fleet.send(queue="internal")
+
+    fleet.server.lose_power(written)
+    fleet.server.start()
+    with fleet.server.client() as client:
+        assert (client.llen("customer:6"), client.llen("internal:6")) == (1, 1)
+    for gate in gates[1:]:
+        gate.unlink()
+
+    wait_for(lambda: [fleet.ledger.ends()[task] for task in (acked, claimed)] == [2, 2], "both second runs")
+    fleet.ended(held, last)
+    fleet.settled()
+    ends = fleet.ledger.ends()
+    # What was submitted in that second is gone with it.
+    assert [ends[task] for task in (acked, claimed, held, last, lost)] == [2, 2, 1, 1, 0]
+    assert [worker.readies() for worker in workers] == [1, 1]
+
+
 def _freeze(fleet: Mesh, seconds: float) -> float:
     """Redis answers nothing for so long, one worker busy, one idle. Seconds from its return to the next task."""
     gate = fleet.folder / "gate"
