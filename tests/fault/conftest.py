@@ -13,7 +13,7 @@ from bare_workers import Mesh, mesh
 #: Seed of every chance here; GPU_MESH_ names are the settings' own.
 SEED = "FAULT_SEED"
 #: Lease of workers whose recovery a test waits for, s.
-SHORT_LEASE_S = 2.0
+SHORT_LEASE_S = 1.2
 
 
 @pytest.fixture

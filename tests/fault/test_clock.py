@@ -7,7 +7,7 @@ from bare_workers import Mesh
 
 from gpu_mesh.store import keys
 
-LEASE_S = 2.0
+LEASE_S = 1.0
 HOUR_S = 3600
 #: What the workers wrote is moved the other way, in one step: to them that is a jump of the clock.
 JUMP = """

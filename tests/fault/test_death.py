@@ -15,7 +15,7 @@ from waiting import wait_for
 from gpu_mesh.store import keys
 
 #: A machine's job runs elsewhere within its lease and one renewal of another worker, s.
-LEASE_S = 2.0
+LEASE_S = 1.0
 #: For a busy test machine, s.
 MARGIN_S = 3.0
 

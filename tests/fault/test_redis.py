@@ -48,7 +48,7 @@ def test_a_redis_that_loses_its_last_writes_runs_jobs_again(fleet: Mesh):
 
     What was submitted before is run, twice where the end of its run was forgotten; nobody has to help.
     """
-    workers = fleet.workers("n1", "n2", GPU_MESH_LEASE_TTL_S="2")
+    workers = fleet.workers("n1", "n2", GPU_MESH_LEASE_TTL_S="1.2")
     gates = [fleet.folder / f"gate{number}" for number in range(3)]
     acked, held, claimed = (fleet.hold(gate, queue="customer") for gate in gates)
     for task in (acked, held):
@@ -94,7 +94,7 @@ def _freeze(fleet: Mesh, seconds: float) -> float:
 
 def test_a_freeze_longer_than_the_lease_reaps_nobody(survivors: Mesh, record_property):
     """DESIGN §6: Redis frozen for more than two leases, then back: jobs go on, run once."""
-    took = _freeze(survivors, 5.0)
+    took = _freeze(survivors, 3.0)
     record_property("redis_freeze_s", round(took, 2))
     assert took < BACK_S
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import psutil
+from processes import runs
 
 __all__ = ["SECRETS", "SPAWN", "alive", "pids_in", "write_scripts"]
 
@@ -157,4 +157,4 @@ def pids_in(path: Path) -> list[int]:
 
 def alive(pids: list[int]) -> list[int]:
     """Those that run still."""
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    return [pid for pid in pids if runs(pid)]
