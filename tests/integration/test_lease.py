@@ -18,7 +18,7 @@ from waiting import wait_for
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.fencing import still_ours
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import checkpoints, claims, keys
+from gpu_mesh.store import checkpoints, claims, keys, leases
 from gpu_mesh.store.client import connect
 from gpu_mesh.store.embedded import Address
 from gpu_mesh.store.scripts import sha, source
@@ -160,7 +160,7 @@ def test_the_children_know_of_a_loss_before_anything_else(broker: str):
         asked_at = time.monotonic() + 3600  # after any lease's beginning
         with lease(broker, Pulse(), lambda: covered.append(BOARD.covers(asked_at))):
             assert BOARD.covers(asked_at)
-            claims.reap(client, worker=WORKER, max_deliveries=5)
+            leases.reap(client, worker=WORKER, max_deliveries=5)
             wait_for(lambda: covered, "the loss")
             wait_for(lambda: _left_s(client) > 0, "a new lease")
     assert covered == [False]

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gpu_mesh.domain import claim as model
 from gpu_mesh.domain.queues import GPU_QUEUES, Band
-from gpu_mesh.store import claims, gates
+from gpu_mesh.store import claims, gates, leases
 
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 NEEDS: list[dict[str, Any]] = [
@@ -203,7 +203,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1))
     def reap(self, which):
         device = self.devices[which]
-        claims.reap(self.client, max_deliveries=MAX_DELIVERIES, worker=device.worker)
+        leases.reap(self.client, max_deliveries=MAX_DELIVERIES, worker=device.worker)
         device.held.clear()
         device.start()
 

@@ -11,7 +11,7 @@ from claiming import MAX_DELIVERIES, Device, new_tag, publish
 
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.queues import Band
-from gpu_mesh.store import claims, nodes
+from gpu_mesh.store import claims, leases, nodes
 
 HOUR = 3600 * 10**6
 TTL_S = 10.0
@@ -45,8 +45,8 @@ def test_after_a_step_back_a_dead_worker_is_reaped_in_time(client, now):
     then = now + HOUR
     _was(client, then, {"gpu0@dead": then - 1, "gpu0@late": then + 10**6}, grace=then - 1)
     client.set("gpumesh:tender", "gpu0@dead", px=3_600_000)
-    assert claims.renew(client, "gpu1@node", TTL_S, anew=True) is claims.Renewal.TENDS
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == [claims.Reaped("gpu0@dead", tag, "requeued")]
+    assert leases.renew(client, "gpu1@node", TTL_S, anew=True) is leases.Renewal.TENDS
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == [leases.Reaped("gpu0@dead", tag, "requeued")]
     # What was left of a lease is left of it.
     assert 0 < client.zscore("gpumesh:leases", "gpu0@late") - now < 2 * 10**6
 
@@ -55,9 +55,9 @@ def test_a_step_back_takes_no_lease_from_the_living(client, now):
     tag = _claimed(client, "gpu0@node")
     then = now + HOUR
     _was(client, then, {"gpu0@node": then + 5 * 10**6})
-    assert claims.renew(client, "gpu1@node", TTL_S, anew=True)
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == []
-    assert claims.renew(client, "gpu0@node", TTL_S)
+    assert leases.renew(client, "gpu1@node", TTL_S, anew=True)
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == []
+    assert leases.renew(client, "gpu0@node", TTL_S)
     assert claims.holds(client, "gpu0@node", tag)
 
 
@@ -67,9 +67,9 @@ def test_a_step_forward_reaps_nobody(client, now, jump_s):
     tag = _claimed(client, "gpu0@node")
     then = now - jump_s * 10**6
     _was(client, then, {"gpu0@node": then + 8 * 10**6, "gpu1@node": then + 10**7})
-    assert claims.renew(client, "gpu1@node", TTL_S)
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == []
-    assert claims.renew(client, "gpu0@node", TTL_S)
+    assert leases.renew(client, "gpu1@node", TTL_S)
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == []
+    assert leases.renew(client, "gpu0@node", TTL_S)
     assert claims.holds(client, "gpu0@node", tag)
 
 
@@ -77,8 +77,8 @@ def test_a_missed_renewal_is_no_step(client, now):
     """F1: while others renew, who does not is reaped when the lease ends."""
     tag = _claimed(client, "gpu0@dead")
     _was(client, now - 4 * 10**6, {"gpu0@dead": now - 1})
-    claims.renew(client, "gpu1@node", TTL_S, anew=True)
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == [claims.Reaped("gpu0@dead", tag, "requeued")]
+    leases.renew(client, "gpu1@node", TTL_S, anew=True)
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == [leases.Reaped("gpu0@dead", tag, "requeued")]
 
 
 def test_devices_are_not_kept_for_the_hour(client, now):

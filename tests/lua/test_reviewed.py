@@ -6,27 +6,13 @@ import json
 
 import pytest
 import redis
-from claiming import MAX_DELIVERIES, Device, envelope, new_tag, publish, tags_in, waiting
+from claiming import MAX_DELIVERIES, Device, envelope, new_tag, send, tags_in, waiting
 from waiting import wait_for
 
 from gpu_mesh.domain.claim import Rules
-from gpu_mesh.domain.queues import Band
 from gpu_mesh.errors import InvalidValue
-from gpu_mesh.store import claims, gates
+from gpu_mesh.store import claims, gates, leases
 from gpu_mesh.store.scripts import script
-
-
-@pytest.fixture
-def device(client: redis.Redis) -> Device:
-    """One with a lease."""
-    return Device(client, max_gb=24).start()
-
-
-def send(client: redis.Redis, queue: str = "internal", **needs: object) -> str:
-    """One of ours; returns its tag."""
-    tag = new_tag()
-    publish(client, queue, Band.NORMAL, needs, tag)
-    return tag
 
 
 def dead(client: redis.Redis) -> list[str]:
@@ -35,7 +21,7 @@ def dead(client: redis.Redis) -> list[str]:
 
 
 def reap(client: redis.Redis, device: Device) -> None:
-    claims.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)
+    leases.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)
     device.start().held.clear()
 
 

@@ -6,27 +6,14 @@ import json
 
 import pytest
 import redis
-from claiming import MAX_DELIVERIES, Device, envelope, new_tag, publish, tags_in, waiting
+from claiming import MAX_DELIVERIES, Device, envelope, new_tag, publish, send, tags_in, waiting
 
 from gpu_mesh.domain.header import wrong_header
 from gpu_mesh.domain.queues import Band
-from gpu_mesh.store import claims, gates, ranking
+from gpu_mesh.store import claims, gates, leases, ranking
 from gpu_mesh.store.scripts import script
 
 MISFITS = 10_000
-
-
-@pytest.fixture
-def device(client: redis.Redis) -> Device:
-    """One with a lease."""
-    return Device(client, max_gb=24).start()
-
-
-def send(client: redis.Redis, queue: str = "internal", **needs: object) -> str:
-    """One of ours; returns its tag."""
-    tag = new_tag()
-    publish(client, queue, Band.NORMAL, needs, tag)
-    return tag
 
 
 def dead(client: redis.Redis) -> list[dict]:
@@ -87,7 +74,7 @@ def test_requeue_keeps_age_and_counts(client, device):
 def test_late_calls_change_nothing(client, device):
     tag = send(client)
     device.claim()
-    claims.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)
+    leases.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)
     assert not claims.ack(client, device.worker, tag)
     assert not claims.bury(client, device.worker, tag, why="late")
     assert not claims.hand_back(client, device.worker, tag, counts=True, max_deliveries=MAX_DELIVERIES)
@@ -98,12 +85,12 @@ def test_reap_takes_from_whom_the_lease_ended(client, device):
     """F1."""
     tag = send(client)
     device.claim()
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == []
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == []
     client.zadd("gpumesh:leases", {device.worker: 1})
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == [claims.Reaped(device.worker, tag, "requeued")]
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == [leases.Reaped(device.worker, tag, "requeued")]
     other = Device(client, "gpu1@node").start().claim()
     assert (other.tag, other.deliveries) == (tag, 2)
-    assert not claims.renew(client, device.worker, 10)
+    assert not leases.renew(client, device.worker, 10)
 
 
 def test_a_redis_that_was_away_reaps_nobody(client, device):
@@ -112,11 +99,11 @@ def test_a_redis_that_was_away_reaps_nobody(client, device):
     device.claim()
     client.zadd("gpumesh:leases", {device.worker: 1})
     client.set("gpumesh:renewed", "1")
-    assert claims.renew(client, "gpu1@node", 10, anew=True)
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == []
-    assert claims.renew(client, device.worker, 10)
+    assert leases.renew(client, "gpu1@node", 10, anew=True)
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == []
+    assert leases.renew(client, device.worker, 10)
     client.set("gpumesh:grace", "1")
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == []
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == []
     assert claims.holds(client, device.worker, tag)
 
 
@@ -161,8 +148,8 @@ def test_a_full_redis_refuses_publishing_and_lets_work_finish(client, device):
     assert {key: client.dump(key) for key in client.scan_iter()} == before
     assert device.ack(tags[0])
     assert device.claim().tag == tags[1]
-    assert claims.renew(client, device.worker, 60)
-    assert len(claims.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)) == 1
+    assert leases.renew(client, device.worker, 60)
+    assert len(leases.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)) == 1
     device.start().held.clear()
     assert device.drain() == tags[1:]
 

@@ -174,6 +174,14 @@ class Mesh:
             worker.await_ready()
         return found
 
+    def revive(self) -> None:
+        """Start those again that a test ended."""
+        dead = [worker for worker in self.all_workers if not worker.alive()]
+        for worker in dead:
+            worker.start(wait=False)
+        for worker in dead:
+            worker.await_ready()
+
     def send(self, seconds: float = 0.0, **options: Any) -> str:
         """Submit a task that takes `seconds`; its id."""
         return str(self.app.send_task("ledger.work", [str(self.ledger.path), seconds], **options).id)
