@@ -22,8 +22,9 @@ SECRETS = {
 
 #: Three processes besides the script: a child, one in a session of its own, and one that lost its parent.
 SPAWN = """
-import json, os, pathlib, signal, subprocess, sys, time
-SLEEP = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"]
+import json, os, pathlib, signal, subprocess, sys, threading, time
+DEAF = "import signal, threading; signal.signal(signal.SIGTERM, signal.SIG_IGN); threading.Event().wait(60)"
+SLEEP = [sys.executable, "-c", DEAF]
 def spawn(path):
     found = [os.getpid(), subprocess.Popen(SLEEP).pid, subprocess.Popen(SLEEP, start_new_session=True).pid]
     reader, writer = os.pipe()
@@ -58,7 +59,9 @@ for line in json.load(sys.stdin)["lines"]:
 import json, pathlib, sys, time
 given = json.load(sys.stdin)
 print(json.dumps({"progress": {"done": 3, "total": 10}}))
+end = time.monotonic() + 60
 while pathlib.Path(given["gate"]).exists():
+    assert time.monotonic() < end
     time.sleep(0.01)
 print(json.dumps({"result": "done"}))
 """,
@@ -94,7 +97,7 @@ elif given.get("note"):
     signal.signal(signal.SIGTERM, note)
 spawn(given["pids"])
 if not given.get("ends"):
-    time.sleep(60)
+    threading.Event().wait(60)
 print(json.dumps({"result": "left"}))
 """,
     "steps.py": SPAWN
