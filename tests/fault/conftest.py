@@ -40,6 +40,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 
 @pytest.fixture
+def living(pair: Mesh) -> Mesh:
+    """The pair, for faults that one of them does not survive: both are up, and nothing is claimed."""
+    pair.revive()
+    pair.settled()
+    return pair
+
+
+@pytest.fixture
 def survivors(pair: Mesh) -> Iterator[Mesh]:
     """The pair; at the end of the test both workers must be the ones that began it."""
     pids = [worker.pid for worker in pair.all_workers]

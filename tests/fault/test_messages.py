@@ -12,9 +12,12 @@ from bare_workers import Mesh
 from waiting import wait_for
 
 from gpu_mesh.domain.header import wrong_header
+from gpu_mesh.settings import Settings
 from gpu_mesh.store import keys
 
 LIST = "customer:6"
+#: Allowed to a message; five by default.
+DELIVERIES = 3
 
 
 def _envelope(fleet: Mesh, mesh_header: Any = None, **replaced: Any) -> dict[str, Any]:
@@ -143,12 +146,13 @@ def test_what_no_device_can_run_blocks_nobody(survivors: Mesh):
     assert not any("misfit" in letter for letter in survivors.dead())
 
 
-def test_poison_is_dead_after_five_deliveries(fleet: Mesh):
-    """DESIGN §9: a task that kills its worker each time: dead after 5, the tasks behind it run."""
+def test_poison_is_dead_after_its_deliveries(fleet: Mesh):
+    """DESIGN §9: a task that kills its worker each time: dead after as many as are allowed, the tasks behind it run."""
     poison = str(fleet.app.send_task("ledger.poison", [str(fleet.ledger.path)], queue="revenue").id)
     rest = [fleet.send(queue="internal") for _ in range(5)]
-    worker = fleet.worker("n1")
-    for death in range(1, 6):
+    assert Settings().max_deliveries == 5
+    worker = fleet.worker("n1", GPU_MESH_MAX_DELIVERIES=str(DELIVERIES))
+    for death in range(1, DELIVERIES + 1):
         worker.start(wait=False)
         fleet.started(poison, death)
         wait_for(lambda: not worker.alive(), f"death {death}")
@@ -156,10 +160,10 @@ def test_poison_is_dead_after_five_deliveries(fleet: Mesh):
 
     fleet.ended(*rest)
     fleet.settled()
-    assert len(fleet.ledger.starts(poison)) == 5
+    assert len(fleet.ledger.starts(poison)) == DELIVERIES
     [letter] = [json.loads(entry.split("\n", 1)[0]) for entry in fleet.dead()]
     assert letter["id"] == poison
-    assert letter["deliveries"] == 5
+    assert letter["deliveries"] == DELIVERIES
     assert letter["why"]
     with fleet.server.client() as client:
         assert client.hlen(f"{keys.PREFIX}again") == 0
