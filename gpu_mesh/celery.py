@@ -16,7 +16,6 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
-import gpu_mesh.tasks  # noqa: F401  (registers the built-in task types)
 from gpu_mesh.domain.queues import CONTROL_QUEUE, DEFAULT_QUEUE, GPU_QUEUES, LIST_SEPARATOR, PRIORITY_STEPS
 from gpu_mesh.errors import BrokerRefused, BrokerUnavailable, MeshError
 from gpu_mesh.settings import Settings, settings
@@ -29,6 +28,8 @@ from gpu_mesh.store.client import (
     result_url,
     tls_options,
 )
+
+# Any module of that package registers the built-in task types.
 from gpu_mesh.tasks.options import check_payload, prepare
 from gpu_mesh.transport import install
 

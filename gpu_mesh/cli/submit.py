@@ -180,9 +180,9 @@ def progress_of(info: object) -> tuple[float, float] | None:
     if not isinstance(info, dict):
         return None
     done, total = info.get("done", info.get("current", 0)), info.get("total")
-    if not all(isinstance(number, int | float) for number in (done, total)):
+    if not isinstance(done, int | float) or not isinstance(total, int | float):
         return None
-    return float(done), float(total)  # type: ignore[arg-type]
+    return float(done), float(total)
 
 
 def _progress() -> Progress:
