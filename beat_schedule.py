@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.schedules import crontab
+
 from gpu_mesh.celery import app
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 
 __all__ = ["SCHEDULE"]
+
+_WINDOWS: dict[str, Any] = {"task": "mesh.windows", "options": {"queue": CONTROL_QUEUE, "expires": 30.0}}
 
 SCHEDULE: dict[str, dict[str, Any]] = {
     "tidy": {
@@ -16,6 +20,10 @@ SCHEDULE: dict[str, dict[str, Any]] = {
         # Beat may catch up after a pause: one run is enough.
         "options": {"queue": CONTROL_QUEUE, "expires": 3600.0},
     },
+    # Windows open and close at whole minutes, in every time zone.
+    "windows": {**_WINDOWS, "schedule": crontab()},
+    # What was missed is mended.
+    "windows-mend": {**_WINDOWS, "schedule": 30.0},
 }
 
 app.conf.beat_schedule = SCHEDULE

@@ -56,6 +56,7 @@ def environment(side: str, url: str, folder: str | Path) -> dict[str, str]:
         "GPU_MESH_BROKER_URL": url,
         "GPU_MESH_INCLUDE": "benchmarks.tasks",
         "GPU_MESH_STATE_DIR": str(folder),
+        "GPU_MESH_PEAK_HOURS": "none",
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
     }

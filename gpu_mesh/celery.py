@@ -9,6 +9,7 @@ import math
 import os
 import ssl
 import time
+from functools import cached_property
 from typing import Any
 
 import click
@@ -18,13 +19,13 @@ from kombu.exceptions import OperationalError
 
 from gpu_mesh.domain.queues import CONTROL_QUEUE, DEFAULT_QUEUE, GPU_QUEUES, LIST_SEPARATOR, PRIORITY_STEPS
 from gpu_mesh.errors import BrokerRefused, BrokerUnavailable, MeshError
+from gpu_mesh.services.notices import Notices
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store.client import (
     HEALTH_CHECK_S,
     SOCKET_TIMEOUT_S,
     broker_error,
     broker_url,
-    check_broker,
     result_url,
     tls_options,
 )
@@ -57,6 +58,10 @@ class MeshCelery(Celery):
     loader_cls = "gpu_mesh.transport.results:Loader"
     _checked_at = -math.inf
 
+    @cached_property
+    def _notices(self) -> Notices:
+        return Notices()
+
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Send by name, as Celery does. Raises InvalidTask for wrong mesh options, BrokerLost when Redis is away."""
         if options.get("task_type") is None:
@@ -67,7 +72,7 @@ class MeshCelery(Celery):
         try:
             if self.current_worker_task is None:
                 self._check_broker()
-            return super().send_task(name, args, kwargs, *rest, **options)
+            sent = super().send_task(name, args, kwargs, *rest, **options)
         except (OperationalError, RuntimeError, BrokerUnavailable) as exc:
             self._checked_at = -math.inf
             current = settings()
@@ -75,6 +80,9 @@ class MeshCelery(Celery):
                 raise
             raised = BrokerDenied if isinstance(error, BrokerRefused) else BrokerLost
             raise raised(str(error)) from exc
+        if self.current_worker_task is None and options.get("eta") is None and options.get("countdown") is None:
+            self._notices.tell(options.get("queue"))
+        return sent
 
     def _check_broker(self) -> None:
         """Find a broker that is away or refuses us within the submit's limit.
@@ -85,7 +93,7 @@ class MeshCelery(Celery):
         now = time.monotonic()
         if now - self._checked_at > CHECK_EVERY_S:
             current = settings()
-            check_broker(current, timeout_s=current.submit_timeout_s)
+            self._notices.look(current, timeout_s=current.submit_timeout_s)
             self._checked_at = now
 
 

@@ -29,6 +29,8 @@ os.environ.update(
     GPU_MESH_INCLUDE="sample_tasks",
     # No test meets an Ollama of the machine by accident.
     GPU_MESH_ENGINES="local",
+    # Nor depends on the hour of the day.
+    GPU_MESH_PEAK_HOURS="none",
     NODE_NAME="test-node",
     PYTHONPATH=os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH")))),
 )

@@ -7,12 +7,14 @@ to run out. A loop that is connecting, stopping or waiting for a Redis that is a
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from gpu_mesh.errors import BrokerUnavailable
+from gpu_mesh.services import windows
 from gpu_mesh.services.board import BOARD, now_ns
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import leases
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 RENEWALS = 5
 #: How often a busy worker looks for delayed messages that are due, s.
 PROMOTE_EVERY_S = 0.5
+#: How often the worker that tends brings windows and pauses in line with the clock, s.
+RECONCILE_EVERY_S = 1.0
 #: Part of the TTL at whose end the children ask Redis instead of trusting the lease.
 MARGIN = 0.1
 #: How long a supervisor may be held up by reaping, s.
@@ -40,7 +44,7 @@ class Tick(Protocol):
 
 
 class Lease:
-    """Renews the lease of `worker`, and reaps what dead workers hold.
+    """Renews the lease of `worker`; one worker's also reaps what dead ones hold, and keeps windows and pauses.
 
     `on_tick` is called every PROMOTE_EVERY_S; `on_lost` when the lease had ended: what the worker held may run
     elsewhere.
@@ -68,6 +72,7 @@ class Lease:
         self._away = False
         #: Whether it is this worker that reaps and promotes for all.
         self._tends = False
+        self._reconciled = -math.inf
         self._hangs = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
@@ -79,6 +84,7 @@ class Lease:
         """
         try:
             self._begin()
+            self._reconcile()  # before the first claim: nobody may have been here when a window closed
         except BrokerUnavailable as exc:
             logger.warning("lease not begun: %s", exc, extra={"action": "lease"})
         self._thread.start()
@@ -127,11 +133,25 @@ class Lease:
                 if time.monotonic() - renewed >= self._every_s or not self._begun:
                     renewed = time.monotonic()
                     self._keep()
+                self._reconcile()
             except BrokerUnavailable as exc:
                 self._away = True
                 logger.warning("lease not renewed: %s", exc, extra={"action": "lease"})
             except Exception:
                 logger.exception("lease not renewed", extra={"action": "lease"})
+
+    def _reconcile(self) -> None:
+        """Windows and pauses, whoever else sees to them: a beat that is dead keeps no queue open or closed."""
+        if not self._tends or time.monotonic() - self._reconciled < RECONCILE_EVERY_S:
+            return
+        self._reconciled = time.monotonic()
+        try:
+            with mapped_errors(self._settings):
+                windows.reconcile(self._client, self._settings)
+        except BrokerUnavailable:
+            raise
+        except Exception:
+            logger.exception("windows not reconciled", extra={"action": "windows"})
 
     def _keep(self) -> None:
         """Renew, but not for a loop that hangs."""

@@ -21,6 +21,9 @@ __all__ = ["MeshRequest"]
 
 logger = logging.getLogger(__name__)
 
+#: How the names of the mesh's own periodic tasks begin.
+OWN_TASKS = "mesh."
+
 
 class MeshRequest(Request):
     """What `GpuTask.Request` names."""
@@ -84,7 +87,9 @@ class MeshRequest(Request):
         """As Celery's, with the journal's entry; nobody asks this run any more."""
         tag, claimer = self.message.delivery_tag, getattr(self.message.channel, "claimer", None)
         BOARD.clear(tag)
-        if claimer is not None and self._ended is not None and not self.acknowledged:
+        # The mesh's own periodic work would fill the journal.
+        is_own = str(self.name).startswith(OWN_TASKS)
+        if claimer is not None and self._ended is not None and not is_own and not self.acknowledged:
             claimer.ended(tag, self._entry(self._ended))
         super().acknowledge()
 

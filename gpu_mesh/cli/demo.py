@@ -26,6 +26,7 @@ import gpu_mesh
 from gpu_mesh.celery import app
 from gpu_mesh.cli.output import console, table
 from gpu_mesh.domain.device import Device, DeviceKind
+from gpu_mesh.domain.windows import NONE as NO_PEAK_HOURS
 from gpu_mesh.engines import engine_for, vectors
 from gpu_mesh.engines.base import Kind
 from gpu_mesh.engines.local import MODELS as LOCAL_MODELS
@@ -112,7 +113,10 @@ def configure(folder: Path, devices: str | None) -> tuple[Device, ...]:
     ours = {name for field in Settings.model_fields if field not in KEPT for name in names_of(field)}
     for name in [name for name in os.environ if name.upper() in ours]:
         del os.environ[name]
-    chosen = {"node_name": "demo", "state_dir": str(folder), "embed_chunk": str(PASSAGES_A_PART)}
+    chosen = {
+        **{"node_name": "demo", "state_dir": str(folder), "embed_chunk": str(PASSAGES_A_PART)},
+        "peak_hours": NO_PEAK_HOURS,
+    }
     if devices is not None:
         chosen["devices"] = devices
     os.environ.update({env_name(field): value for field, value in chosen.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import alive, care, dead, demo, doctor, run, show, submit, tasks
+from gpu_mesh.cli import alive, care, dead, demo, doctor, gates, run, show, submit, tasks
 
 __all__ = ["root"]
 
@@ -34,6 +34,9 @@ for command in (
     dead.dead,
     care.purge,
     care.move,
+    gates.pause,
+    gates.resume,
+    gates.windows,
     show.nodes,
     show.queues,
     show.status,

@@ -47,15 +47,15 @@ def nodes(as_json: bool) -> None:
 @click.command()
 @json_option
 def queues(as_json: bool) -> None:
-    """Queues: weight, how many wait, how many run."""
+    """Queues: weight, how many wait, how many run; why one is closed, since when, by whom and until when."""
     seen = snapshot.read(settings())
     if as_json:
         print_json(seen.to_dict()["queues"])
         return
     table(
         "",
-        ("queue", "weight>", "tier", "waiting>", "running>"),
-        ((queue.name, queue.weight, queue.tier or "cpu", queue.waiting, queue.running) for queue in seen.queues),
+        ("queue", "weight>", "tier", "waiting>", "running>", "closed"),
+        ((q.name, q.weight, q.tier or "cpu", q.waiting, q.running, q.closed) for q in seen.queues),
         empty="no queues",
     )
 

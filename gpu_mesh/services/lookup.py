@@ -17,7 +17,7 @@ from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
 from gpu_mesh.domain.requirements import Requirements
 from gpu_mesh.errors import InvalidTask
-from gpu_mesh.services import placement
+from gpu_mesh.services import gates, placement
 from gpu_mesh.services.revoking import CANCELLED, mark_revoked
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import journal, nodes, queues, revoked
@@ -159,12 +159,27 @@ def _delayed_view(message: queues.Waiting, due: float, now: float, explain: _Exp
 
 
 class _Explainer:
-    """Says why a message cannot run on any device online; asks the registry once, judges each needs once."""
+    """Says why a message cannot run now; asks the registry and the gates once, judges each needs once."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._fleet: list[Device] | None = None
         self._known: dict[str, str | None] = {}
+        self._closed: dict[str, str | None] | None = None
+
+    def closed(self, queue: str) -> str | None:
+        """By what the queue is closed, or None where it is open to a device online."""
+        if self._closed is None:
+            with mapped_errors(self._settings), connect(self._settings) as client:
+                closures = gates.read_closures(client, self._settings)
+            names = {gate.queue for gate in closures.gates}
+            self._closed = {name: closures.why(name, self._devices()) for name in names}
+        return self._closed.get(queue)
+
+    def _devices(self) -> list[Device]:
+        if self._fleet is None:
+            self._fleet = placement.online_devices(self._settings)
+        return self._fleet
 
     def why(self, queue: str, given: object) -> str | None:
         """The reasons, or None where a device fits what is `given` as needs, or the queue needs none."""
@@ -172,11 +187,9 @@ class _Explainer:
             return None
         text = json.dumps(given, sort_keys=True)
         if text not in self._known:
-            if self._fleet is None:
-                self._fleet = placement.online_devices(self._settings)
             try:
                 needs = Requirements.of(given)
-                self._known[text] = placement.unschedulable(self._settings, needs, self._fleet)
+                self._known[text] = placement.unschedulable(self._settings, needs, self._devices())
             except InvalidTask as exc:
                 self._known[text] = str(exc)
         return self._known[text]
@@ -194,7 +207,7 @@ def _waiting_view(message: queues.Waiting, now: float, explain: _Explainer) -> T
         position=message.position,
         sent_at=message.sent_at,
         waited_s=None if message.sent_at is None else max(0.0, now - message.sent_at),
-        why=why,
+        why=why or explain.closed(message.queue),
     )
 
 

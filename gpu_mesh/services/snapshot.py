@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gpu_mesh.domain.device import DeviceKind
 from gpu_mesh.domain.queues import QUEUES
+from gpu_mesh.services import gates
 from gpu_mesh.services.lookup import known_queues, running_entries
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import nodes, queues, stats
@@ -51,13 +52,16 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """A queue: `weight` and `tier` are None for CPU queues."""
+    """A queue: `weight` and `tier` are None for CPU queues. `gates` says why it is closed, as store/gates has it, the
+    whole mesh being the scope `mesh`; `closed` says the same in words, None where it is open."""
 
     name: str
     weight: float | None
     tier: str | None
     waiting: int
     running: int
+    gates: list[dict[str, Any]] = field(default_factory=list)
+    closed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ def read(settings: Settings) -> Snapshot:
         names = known_queues(settings)
         waiting = queues.depths(client, names)
         counted = stats.read(client)
+        closures = gates.read_closures(client, settings)
     running = running_entries(settings)
     by_worker = {str(entry["worker"]): str(entry["id"]) for entry in running}
     counts = Counter(str(entry["queue"]) for entry in running)
@@ -96,6 +101,8 @@ def read(settings: Settings) -> Snapshot:
                 tier=known[name].tier.value if name in known else None,
                 waiting=waiting[name],
                 running=counts[name],
+                gates=closures.told(name),
+                closed=", ".join(map(closures.words, closures.of(name))) or None,
             )
             for name in names
         ],

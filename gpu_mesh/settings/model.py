@@ -297,7 +297,10 @@ class Settings(BaseSettings):
     )
     embed_chunk: int = _setting("Texts embedded in one piece; more are split", unit="texts", default=256, ge=1)
     peak_hours: Hours = _setting(
-        "Hours in which ai-batch is paused (takes effect with the window gates)", unit="HH:MM", default="09:00-18:00"
+        "Hours in which ai-batch is paused: `09:00-18:00` (each day), `mon-fri 09:00-12:00,13:00-18:00; "
+        "sat 22:00-06:00` or `none`. The lead's hold for the whole mesh",
+        unit="HH:MM",
+        default="09:00-18:00",
     )
     timezone: Zone = _setting("Time zone of the peak hours, `local` for the machine's", default="local")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _setting("How much is logged", default="INFO")

@@ -8,6 +8,7 @@ __all__ = [
     "DEAD",
     "DELAYED",
     "FINISHED",
+    "GATES",
     "LATER",
     "LEASES",
     "NODES",
@@ -16,6 +17,7 @@ __all__ = [
     "REVOKED",
     "STATE",
     "STATS",
+    "WINDOWS",
     "checkpoint",
     "claims",
     "progress",
@@ -36,6 +38,10 @@ DELAYED, LATER = f"{PREFIX}delayed", f"{PREFIX}later"
 LEASES = f"{PREFIX}leases"
 #: hash: what closes claims, see claim.lua.
 STATE = f"{PREFIX}state"
+#: hash: <queue>|<reason>@<scope> → JSON: since when and by whom a queue is closed, see gates.py.
+GATES = f"{PREFIX}gates"
+#: hash: what holds for the windows, see windows.py.
+WINDOWS = f"{PREFIX}windows"
 #: list: messages that cannot be run, newest first: JSON, newline, envelope.
 DEAD = f"{PREFIX}dead"
 #: zset: id of a task that was taken back → until when that is remembered, s by Redis's clock.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import shared_task
+from celery.signals import worker_ready
 
 from gpu_mesh.domain.queues import CONTROL_QUEUE
+from gpu_mesh.errors import BrokerUnavailable
+from gpu_mesh.services.windows import reconcile
 from gpu_mesh.settings import settings
 from gpu_mesh.store import nodes, ranking
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["tidy"]
+__all__ = ["begin", "tidy", "windows"]
+
+logger = logging.getLogger(__name__)
 
 
 @shared_task(name="mesh.tidy", queue=CONTROL_QUEUE, ignore_result=True)
@@ -19,3 +25,21 @@ def tidy() -> dict[str, Any]:
     """Drop what nobody needs any more: nodes silent for a week (their names), needs that no message has (how many)."""
     with mapped_errors(settings()), connect(settings()) as client:
         return {"nodes": nodes.forget_silent(client), "needs": ranking.prune_needs(client)}
+
+
+@shared_task(name="mesh.windows", queue=CONTROL_QUEUE, ignore_result=True)
+def windows() -> None:
+    """Bring windows and pauses in line with the clock; this node's peak hours are the mesh's."""
+    with mapped_errors(settings()), connect(settings()) as client:
+        reconcile(client, settings(), leads=True)
+
+
+@worker_ready.connect
+def begin(sender: Any = None, **_: Any) -> None:
+    """The control worker has started: what was missed is mended at once, whatever beat does."""
+    if sender is None or CONTROL_QUEUE not in sender.app.amqp.queues.consume_from:
+        return
+    try:
+        windows.run()
+    except BrokerUnavailable as exc:
+        logger.warning("windows are left to the next tick: %s", exc, extra={"action": "windows"})

@@ -241,7 +241,8 @@ HOST = "host and a port from 1 to 65535"
 HTTP = "http:// or https:// address with a host"
 REFUSED = [
     ("PEAK_HOURS", "25:00-26:00", "00:00 to 23:59"),
-    ("PEAK_HOURS", "18:00-09:00", "start must come before the end"),
+    ("PEAK_HOURS", "09:00-09:00", "a start that is not the end"),
+    ("PEAK_HOURS", "mun 09:00-18:00", "days as mon"),
     ("PEAK_HOURS", "office hours", "HH:MM-HH:MM"),
     ("TIMEZONE", "Mars/Phobos", "Europe/Berlin"),
     ("TIMEZONE", "../../etc/passwd", "Europe/Berlin"),

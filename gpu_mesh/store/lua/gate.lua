@@ -2,6 +2,7 @@
 --
 -- ARGV[1]  queue        ARGV[2]  reason        ARGV[3]  scope: *, a node, or a worker (`gpu0@node`)
 -- ARGV[4]  since when, by whom and the like, JSON; "" drops the reason
+-- ARGV[5]  only where this is what holds now, or absent
 -- returns  1 when that changed anything, else 0
 --
 -- gpumesh:gates  hash  <queue>|<reason>@<scope> → JSON
@@ -15,6 +16,7 @@
 call('DEL', P .. 'nothing')
 local queue, reason, scope = ARGV[1], ARGV[2], ARGV[3]
 local gates, gate = P .. 'gates', queue .. '|' .. reason .. '@' .. scope
+if ARGV[5] and call('HGET', gates, gate) ~= ARGV[5] then return 0 end
 local was = call('HEXISTS', gates, gate)
 if ARGV[4] == '' then call('HDEL', gates, gate) else call('HSET', gates, gate, ARGV[4]) end
 if was == (ARGV[4] == '' and 0 or 1) then return 0 end
