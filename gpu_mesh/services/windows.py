@@ -53,6 +53,7 @@ class Today:
         return asdict(self)
 
 
+@cache
 def zone_of(name: str) -> tzinfo:
     """The time zone of that name; UTC, with a warning, where this machine does not know it."""
     try:

@@ -120,6 +120,21 @@ def test_a_worker_sees_its_own_device_only(mesh: Mesh) -> None:
     assert psutil.Process(result["pid"]).ppid() == result["parent"]
 
 
+def test_a_queue_is_paused_and_resumed(mesh: Mesh) -> None:
+    """Issue 5 §1: what is sent meanwhile waits, says why, and runs once it is resumed. The lead's windows hold (R2)."""
+    assert run("pause", "customer", "--by", "ann", "--until", "1h", env=mesh.env).returncode == 0
+    held = run("submit", "test", '["held"]', "--business", "customer", env=mesh.env)
+    assert "customer: paused by ann since" in held.stderr
+    assert run("submit", "test", "--business", "revenue", "--wait", env=mesh.env).returncode == 0
+    (waits,) = mesh.json("tasks", "--waiting")
+    assert waits["id"] == held.stdout.strip()
+    assert waits["why"].startswith("customer: paused by ann since")
+    assert run("resume", "customer", env=mesh.env).stdout == "customer: resumed\n"
+    assert run("wait", waits["id"], "--timeout", "30", env=mesh.env).returncode == 0
+    plan = mesh.json("windows")["plan"]
+    assert (plan["hours"], plan["by"]) == ("none", "desk")
+
+
 def test_a_killed_worker_comes_back(mesh: Mesh) -> None:
     """The supervisor starts again what dies, and the device takes work again."""
     before = json.loads(run("submit", "sample_tasks.where", "--device", "gpu1", "--wait", env=mesh.env).stdout)
