@@ -10,7 +10,8 @@ from bare_workers import Mesh, mesh
 from waiting import wait_for
 from zones import path_with, zone_where
 
-from gpu_mesh.store import gates, keys, windows
+from gpu_mesh.domain.queues import CONTROL_QUEUE
+from gpu_mesh.store import gates, journal, keys, windows
 
 #: How far away an edge is, s: enough to see what holds before it.
 AHEAD_S = 4
@@ -85,6 +86,29 @@ def test_a_pause_outlives_redis_and_its_end_comes_all_the_same(windowed: Mesh):
         gates.reopen(client, "customer", "manual")
     windowed.ended(customer)
     windowed.settled()
+
+
+def test_the_control_worker_says_the_hours(windowed: Mesh):
+    """R2: as it starts, with no beat to ask it; and its periodic work is not among the tasks that ended lately."""
+    control = windowed.worker("lead", queues=(CONTROL_QUEUE,), device=False, GPU_MESH_PEAK_HOURS="00:00-24:00")
+    windowed.all_workers.remove(control)
+    try:
+        control.start()
+        await_gate(windowed, True)
+        with windowed.server.client() as client:
+            plan, _ = windows.read(client)
+            assert plan is not None
+            assert (plan.hours, plan.by) == ("00:00-24:00", "lead")
+        windowed.app.send_task("mesh.windows", queue=CONTROL_QUEUE)
+        after = windowed.send(queue=CONTROL_QUEUE)
+        windowed.ended(after)
+        windowed.settled()
+        with windowed.server.client() as client:
+            ended = journal.finished(client)
+        assert ended[0]["id"] == after
+        assert "mesh.windows" not in {entry["name"] for entry in ended}
+    finally:
+        control.close()
 
 
 def test_a_window_opens_without_beat_and_control(windowed: Mesh):

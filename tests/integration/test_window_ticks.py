@@ -19,6 +19,7 @@ from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store import gates, keys
 from gpu_mesh.store import windows as store
 from gpu_mesh.store.client import connect
+from gpu_mesh.store.scripts import script
 from gpu_mesh.tasks import control
 from workers.lease import Lease
 from workers.pulse import Pulse
@@ -145,6 +146,8 @@ def test_a_pause_that_is_prolonged_meanwhile_stays(client: redis.Redis):
     (seen,) = gates.all_gates(client)
     gates.close(client, "customer", "manual", until=at(12))
     assert not gates.open_ended(client, seen)
+    # Nor between its look and its step.
+    assert script(client, "gate")(args=["customer", "manual", "*", "", "what it was"]) == 0
     assert closed(client) == [("customer", "manual", at(12))]
 
 
