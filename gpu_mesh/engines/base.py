@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "LENGTH",
+    "STOP",
     "Ability",
     "Chunk",
     "Chunks",
@@ -115,6 +117,10 @@ class Embeddings:
         return int(self.vectors.shape[1])
 
 
+#: Why an answer ended: the model was done, or `max_tokens` were reached.
+STOP, LENGTH = "stop", "length"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """A piece of generated text."""
@@ -124,7 +130,7 @@ class Chunk:
     thinking: str = ""
     #: Whether it is the last one: only that one has the fields below.
     done: bool = False
-    #: `stop` (the model ended) or `length` (`max_tokens` reached).
+    #: STOP or LENGTH.
     reason: str | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,13 +32,14 @@ from gpu_mesh.engines.base import (
     check_texts,
     unsupported,
 )
+from gpu_mesh.engines.checking import checked
 from gpu_mesh.errors import EngineUnavailable, EngineUnsupported
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["LocalEngine"]
+__all__ = ["LOCAL", "LocalEngine"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,20 +92,13 @@ class LocalEngine:
 
     def check(self) -> EngineStatus:
         """See whether the package is here; when the last load failed, whether it loads now."""
-        started = time.perf_counter()
-        try:
+
+        def ask() -> tuple[str | None, tuple[Model, ...]]:
             if self._failed:
                 self._load()
-            models, error = self.models(), None
-        except EngineUnavailable as unavailable:
-            models, error = (), str(unavailable)
-        return EngineStatus(
-            reachable=error is None,
-            response_ms=(time.perf_counter() - started) * 1000,
-            version=_version(self._package),
-            models=models,
-            error=error,
-        )
+            return None, self.models()
+
+        return replace(checked(ask), version=_version(self._package))
 
     def models(self) -> tuple[Model, ...]:
         """The models of the weights in the package; they are loaded and unloaded together."""
@@ -255,3 +249,7 @@ def _embeds_only() -> EngineUnsupported:
         "only embeds",
         "to generate text run Ollama on a machine of the mesh and see with `gpu-mesh doctor` whether it is found",
     )
+
+
+#: This process's: it opens nothing until it is used.
+LOCAL = LocalEngine()

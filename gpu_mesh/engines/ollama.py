@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,13 +25,14 @@ from gpu_mesh.engines.base import (
     no_such_model,
     unsupported,
 )
+from gpu_mesh.engines.checking import checked
 from gpu_mesh.engines.connection import CHECK_TIMEOUT_S, CONNECT_TIMEOUT_S, TIMEOUT_S, Connection
 from gpu_mesh.engines.naming import canonical
 from gpu_mesh.engines.ollama_catalog import Catalog
-from gpu_mesh.engines.ollama_wire import NOT_FOUND, chunk_of, mapped, options_of
+from gpu_mesh.engines.ollama_wire import chunk_of, mapped, options_of
 from gpu_mesh.engines.options import check_messages, check_name, check_options, check_text, check_texts
 from gpu_mesh.engines.rows import embed_all
-from gpu_mesh.errors import EngineError, MeshError, ModelNotFound
+from gpu_mesh.errors import EngineError, ModelNotFound
 
 if TYPE_CHECKING:
     import ollama
@@ -89,16 +89,7 @@ class OllamaEngine:
         # The import of the client's package is no part of the answer's time.
         self._quick.get()
         self._plain.get()
-        started = time.perf_counter()
-        version: str | None = None
-        models: tuple[Model, ...] = ()
-        error: str | None = None
-        try:
-            version, models = self._version(), self.models()
-        except MeshError as failure:
-            error = str(failure)
-        took_ms = (time.perf_counter() - started) * 1000
-        return EngineStatus(reachable=error is None, response_ms=took_ms, version=version, models=models, error=error)
+        return checked(lambda: (self._version(), self.models()))
 
     def models(self) -> tuple[Model, ...]:
         """Those of `/api/tags`, loaded or not, embedding ones first, then as Ollama lists them (newest first)."""
@@ -216,23 +207,25 @@ class OllamaEngine:
         """Its client has no call for it."""
         with self._mapped(self._check_timeout_s):
             answer = self._plain.get().get(f"{self.url}/api/version")
-            if answer.status_code == NOT_FOUND:
-                raise failures.malformed(self.name, self.url, f"HTTP {NOT_FOUND} for its version")
+            if answer.status_code == failures.NOT_FOUND:
+                raise failures.malformed(self.name, self.url, f"HTTP {failures.NOT_FOUND} for its version")
             if answer.is_error:
                 raise failures.of_answer(self.name, self.url, answer.status_code, answer.text, None)
             return str(answer.json()["version"])
 
     def _resolve(self, model: str | None, kind: Kind) -> str:
-        """The name asked for, else the setting's, else the first that does this kind of work, best a loaded one."""
+        """The name asked for, else the setting's, else the first that can; to generate, best a loaded one."""
         check_name(model)
         chosen = self._defaults[kind] if model is None else model
         if chosen:
             return canonical(chosen)
         present = self.models()
         if chosen is None:
-            able = sorted((known for known in present if kind in known.kinds), key=lambda known: not known.loaded)
+            able = [known for known in present if kind in known.kinds]
+            if kind is Kind.GENERATE:
+                able.sort(key=lambda known: not known.loaded)
             if able:
-                return (able[0] if kind is Kind.GENERATE else next(m for m in present if kind in m.kinds)).name
+                return able[0].name
         remedy = "Name one of them" if model is not None else f"None of them can {kind}: `ollama pull` one that can"
         raise no_such_model(model, [known.name for known in present], self.name, remedy)
 
