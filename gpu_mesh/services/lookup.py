@@ -20,7 +20,7 @@ from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import placement
 from gpu_mesh.services.revoking import CANCELLED, mark_revoked
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import journal, nodes, queues, revoked
+from gpu_mesh.store import journal, nodes, queues, revoked, server
 from gpu_mesh.store.client import check_broker, connect, mapped_errors
 
 __all__ = [
@@ -98,7 +98,7 @@ def waiting_tasks(settings: Settings, queue: str | None = None, limit: int | Non
     explain = _Explainer(settings)
     left = limit
     with mapped_errors(settings), connect(settings) as client:
-        now = _now(client)
+        now = server.now(client)
         for name in names:
             for position, message in enumerate(_in_order(queues.waiting(client, name), now, left)):
                 yield replace(_waiting_view(message, now, explain), position=position)
@@ -114,7 +114,7 @@ def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Wai
     """A task that waits or is delayed, with its message; None where none of that id does. Reads all that waits."""
     explain = _Explainer(settings)
     with mapped_errors(settings), connect(settings) as client:
-        now = _now(client)
+        now = server.now(client)
         for name in known_queues(settings):
             found = next(
                 (entry for entry in _ranked(queues.waiting(client, name), now) if entry[-1].id == task_id), None
@@ -146,11 +146,6 @@ def _ranked(messages: Iterable[queues.Waiting], now: float) -> Iterator[_Ranked]
         at = min(now, message.sent_at or before or now)
         before = max(before, at)
         yield -claim.score(message.queue, message.band, now - at, rules), at, index, message
-
-
-def _now(client: Any) -> float:
-    seconds, micros = client.time()
-    return float(seconds) + float(micros) / 1e6
 
 
 def _delayed_view(message: queues.Waiting, due: float, now: float, explain: _Explainer) -> TaskView:

@@ -15,7 +15,7 @@ import redis
 
 from gpu_mesh.domain.device import Device
 from gpu_mesh.errors import NodeNameTaken
-from gpu_mesh.store import keys
+from gpu_mesh.store import keys, server
 from gpu_mesh.store.scripts import script
 
 __all__ = ["Node", "NodeEntry", "all_nodes", "forget_silent", "instance_id", "leave", "register"]
@@ -156,7 +156,7 @@ def all_nodes(client: redis.Redis) -> list[NodeEntry]:
     """Every known node, by name. An entry that cannot be read is left out, with a logged warning."""
     # The clock after the registry: no entry is newer than now.
     found = client.hgetall(keys.NODES)
-    now = _now(client)
+    now = server.now(client)
     entries = []
     for name, held in sorted(found.items()):
         data = _entry(name, held)
@@ -195,8 +195,3 @@ def forget_silent(client: redis.Redis, *, after_s: float = FORGET_AFTER_S) -> li
     if gone:
         client.hdel(keys.NODES, *gone)
     return gone
-
-
-def _now(client: redis.Redis) -> float:
-    seconds, micros = client.time()
-    return float(seconds) + float(micros) / 1e6
