@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Device", "DeviceKind", "type_matches"]
+__all__ = ["GB", "Device", "DeviceKind", "type_matches"]
+
+#: Bytes in one GB as the mesh counts them.
+GB = 2**30
 
 
 class DeviceKind(StrEnum):
