@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
-__all__ = ["ago", "confirm", "console", "dash", "json_option", "print_json", "table", "yes_option"]
+__all__ = ["ago", "confirm", "console", "dash", "json_option", "print_json", "progress", "table", "yes_option"]
 
 console = Console(highlight=False)
 
@@ -42,6 +43,18 @@ def table(title: str, columns: Sequence[str], lines: Iterable[Sequence[object]],
     for line in lines:
         drawn.add_row(*map(dash, line))
     console.print(drawn if lines else empty)
+
+
+def progress(*columns: ProgressColumn) -> Progress:
+    """A bar with counts on standard error, gone at its end; `columns` stand behind it."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+    )
 
 
 def dash(value: object) -> str:
