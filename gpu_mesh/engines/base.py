@@ -189,11 +189,11 @@ class Engine(Protocol):
         """Those in memory now, with their sizes."""
         ...
 
-    def embed(self, texts: Sequence[str], model: str | None = None, *, keep_alive_s: float | None = None) -> Embeddings:
+    def embed(self, texts: Sequence[str], model: str | None = None) -> Embeddings:
         """Vectors of shape (len(texts), dimensions), independent of what else is in `texts`.
 
-        `keep_alive_s`: see GenerateOptions. Raises InvalidTask (field `texts` or `model`) for wrong types and for a
-        model that does not embed, ModelNotFound.
+        Raises InvalidTask (field `texts` or `model`) for wrong types and for a model that does not embed, and
+        ModelNotFound.
         """
         ...
 
@@ -215,7 +215,7 @@ class Engine(Protocol):
         ...
 
     def load(self, model: str | None = None, *, keep_alive_s: float | None = None) -> None:
-        """Bring the model into memory and wait for it. Loaded: nothing but `keep_alive_s` changes."""
+        """Bring the model into memory and wait for it. Loaded: nothing but `keep_alive_s` changes (GenerateOptions)."""
         ...
 
     def unload(self, model: str | None = None) -> None:

@@ -110,11 +110,8 @@ class LocalEngine:
         """All of them or none."""
         return tuple(model for model in self.models() if model.loaded)
 
-    def embed(self, texts: Sequence[str], model: str | None = None, *, keep_alive_s: float | None = None) -> Embeddings:
-        """Vectors of the texts, bit for bit the same whatever else is in `texts`. See Engine.embed.
-
-        The weights stay until they are unloaded, whatever `keep_alive_s` says.
-        """
+    def embed(self, texts: Sequence[str], model: str | None = None) -> Embeddings:
+        """Vectors of the texts, bit for bit the same whatever else is in `texts`. See Engine.embed."""
         texts = check_texts(texts)
         model = check_model(model, tuple(MODELS), self.name)
         words = self._load()
@@ -147,7 +144,7 @@ class LocalEngine:
         raise _embeds_only()
 
     def load(self, model: str | None = None, *, keep_alive_s: float | None = None) -> None:
-        """Load the weights, for all models. See Engine.load."""
+        """Load the weights, for all models; they stay, whatever `keep_alive_s` says. See Engine.load."""
         check_model(model, tuple(MODELS), self.name)
         self._load()
 

@@ -101,13 +101,13 @@ class OllamaEngine:
         with self._mapped(self._check_timeout_s):
             return self._catalog.loaded(self._quick.get())
 
-    def embed(self, texts: Sequence[str], model: str | None = None, *, keep_alive_s: float | None = None) -> Embeddings:
+    def embed(self, texts: Sequence[str], model: str | None = None) -> Embeddings:
         """Vectors by `/api/embed`; a text longer than the model's context is cut. See Engine.embed."""
         texts = check_texts(texts)
         name = self._resolve(model, Kind.EMBED)
 
         def ask(some: list[str]) -> Sequence[Sequence[float]]:
-            return self._work.get().embed(name, some, keep_alive=self._keep(keep_alive_s)).embeddings
+            return self._work.get().embed(name, some, keep_alive=self._keep_alive_s).embeddings
 
         def work() -> Embeddings:
             with self._mapped(self._timeout_s, name):

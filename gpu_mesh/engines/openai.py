@@ -97,7 +97,7 @@ class OpenAIEngine:
         """Always raises EngineUnsupported."""
         raise unsupported(self.name, "does not tell what is in memory", "see that server's own tools")
 
-    def embed(self, texts: Sequence[str], model: str | None = None, *, keep_alive_s: float | None = None) -> Embeddings:
+    def embed(self, texts: Sequence[str], model: str | None = None) -> Embeddings:
         """Vectors by `/v1/embeddings`; a text longer than the model's context may be refused. See Engine.embed."""
         texts = check_texts(texts)
         name = self._resolve(model, Kind.EMBED)

@@ -189,9 +189,9 @@ def _warn(name: object, exc: Exception) -> None:
     logger.warning("the registration of node %s cannot be read: %r", name, exc, extra={"action": "read_node"})
 
 
-def forget_silent(client: redis.Redis, *, after_s: float = FORGET_AFTER_S) -> list[str]:
-    """Drop nodes not heard of for `after_s`; returns their names."""
-    gone = [entry.node.name for entry in all_nodes(client) if entry.silent_s > after_s]
+def forget_silent(client: redis.Redis) -> list[str]:
+    """Drop nodes not heard of for FORGET_AFTER_S; returns their names."""
+    gone = [entry.node.name for entry in all_nodes(client) if entry.silent_s > FORGET_AFTER_S]
     if gone:
         client.hdel(keys.NODES, *gone)
     return gone
