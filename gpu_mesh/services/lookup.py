@@ -24,7 +24,7 @@ from gpu_mesh.store import journal, nodes, queues, revoked, server
 from gpu_mesh.store.client import check_broker, connect, mapped_errors
 
 __all__ = [
-    "CANCELLED",
+    "DEAD",
     "DELAYED",
     "UNSCHEDULABLE",
     "WAITING",
@@ -39,9 +39,9 @@ __all__ = [
     "waiting_tasks",
 ]
 
-
-#: States of tasks that no worker has, beside Celery's: their turn comes; no device online fits them; not due yet.
-WAITING, UNSCHEDULABLE, DELAYED = "WAITING", "UNSCHEDULABLE", "DELAYED"
+#: States of tasks that no worker has, beside Celery's: their turn comes; no device online fits them; not due yet; among
+#: the dead letters.
+WAITING, UNSCHEDULABLE, DELAYED, DEAD = "WAITING", "UNSCHEDULABLE", "DELAYED", "DEAD"
 
 
 @dataclass(frozen=True, slots=True)
