@@ -6,6 +6,7 @@ Of several named ones only their rows are renewed there.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from benchmarks import affinity, against_stock, claim_cost, failover, fleet, redis_restart, storm
 from benchmarks.rows import Rows, text
 from benchmarks.table import RESULTS, latest
+
+logger = logging.getLogger(__name__)
 
 #: In the order of the table.
 BENCHMARKS: Mapping[str, Callable[[], Rows]] = {
@@ -37,8 +40,9 @@ def main(names: Sequence[str]) -> int:
         print(f"{name} … (load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores)", flush=True)
         try:
             rows |= BENCHMARKS[name]()
-        except Exception as exc:  # noqa: BLE001  (the others' figures are worth having)
-            print(f"{name} failed: {exc!r}", file=sys.stderr, flush=True)
+        except Exception:
+            # The others' figures are worth having.
+            logger.exception("%s failed", name)
             failed.append(name)
         RESULTS.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(text(rows))

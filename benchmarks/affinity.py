@@ -24,7 +24,7 @@ from benchmarks import claim_cost
 from benchmarks.asking import Asker
 from benchmarks.rows import Rows, row, text
 from gpu_mesh.domain.claim import Rules
-from gpu_mesh.store import claims
+from gpu_mesh.store import claims, leases
 
 TURNS = 5
 #: Jobs, half of each model, in turns.
@@ -90,7 +90,7 @@ def fewest_swaps(come: Sequence[float], job_s: float, bound_s: float) -> int:
 def _swaps(client: redis.Redis, come: Sequence[float], affinity_s: float) -> int:
     """Swaps of a device that claims until all jobs are done."""
     client.flushall()
-    claims.renew(client, claim_cost.WORKER, 3600.0, anew=True)
+    leases.renew(client, claim_cost.WORKER, 3600.0, anew=True)
     claims.load(client)
     asker = Asker(claim_cost.WORKER, rules=Rules(affinity_s=affinity_s))
     ran: list[str] = []

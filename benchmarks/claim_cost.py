@@ -27,7 +27,7 @@ from benchmarks.asking import Asker
 from benchmarks.rows import Rows, row, text
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.domain.scoring import Mode
-from gpu_mesh.store import claims, ranking
+from gpu_mesh.store import claims, leases, ranking
 from gpu_mesh.store.embedded import find_server
 from gpu_mesh.store.scripts import script, sha
 
@@ -108,7 +108,7 @@ class Claimer:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._asker = Asker(WORKER)
-        claims.renew(client, WORKER, 3600.0, anew=True)
+        leases.renew(client, WORKER, 3600.0, anew=True)
         claims.load(client)
 
     @property
@@ -189,7 +189,7 @@ def publish_us(client: redis.Redis) -> float:
     idle = [Asker(f"gpu{i}@node{i // 8}") for i in range(IDLE_WORKERS)]
     for i, asker in enumerate(idle):
         asker.fits, asker.misfits = judge.fits, judge.misfits
-        claims.renew(client, asker.worker, 3600.0, anew=True)
+        leases.renew(client, asker.worker, 3600.0, anew=True)
         for needs in asker.fits:
             ranking.rank(client, asker.worker, needs, {mode.value: i / IDLE_WORKERS for mode in Mode})
         reply: claims.ClaimReply = claims.Look("")

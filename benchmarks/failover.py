@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -103,7 +104,7 @@ def supervised_s(turns: int) -> float:
     ):
         for turn in range(turns):
             # Each turn killed one: two are ready at first, and one more after each.
-            wait_for(lambda turn=turn: _readies(log) >= len(PAIR) + turn, "both workers")  # type: ignore[misc]
+            wait_for(partial(_are_ready, log, len(PAIR) + turn), "both workers")
             gate = folder / "gate"
             task = sender.hold(gate)
             sender.started(task)
@@ -116,9 +117,9 @@ def supervised_s(turns: int) -> float:
     return statistics.median(took)
 
 
-def _readies(log: Path) -> int:
+def _are_ready(log: Path, count: int) -> bool:
     said = log.read_text(errors="replace")
-    return sum(said.count(f"{name} ready") for name in PAIR)
+    return sum(said.count(f"{name} ready") for name in PAIR) >= count
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import redis
 
 from benchmarks.wire import ERROR, Recorder, drain
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import claims
+from gpu_mesh.store import claims, leases
 from gpu_mesh.store.scripts import source
 from workers.lease import PROMOTE_EVERY_S, RENEWALS
 
@@ -69,11 +69,11 @@ def _slots(workers: list[str]) -> list[bytes]:
     for i, worker in enumerate(workers):
         first = i % ticks
         # A worker whose lease ended begins another.
-        claims.renew(done, worker, settings.lease_ttl_s, anew=True)
+        leases.renew(done, worker, settings.lease_ttl_s, anew=True)
         done.execute_command(*HEARTBEAT)
         slots[first] += done.take()
     # One of them tends for all.
-    claims.reap(none, max_deliveries=settings.max_deliveries)
+    leases.reap(none, max_deliveries=settings.max_deliveries)
     slots[0] += none.take()
     claims.promote(none)
     promote = none.take()

@@ -18,7 +18,7 @@ from benchmarks.claim_cost import MEMORY_GB
 from benchmarks.wire import ERROR, Recorder, Reply, drain, replies
 from gpu_mesh.domain.scoring import Mode
 from gpu_mesh.services.claimer import LOOK_AFTER_S
-from gpu_mesh.store import claims, keys, ranking
+from gpu_mesh.store import claims, keys, leases, ranking
 
 __all__ = ["Fleet"]
 
@@ -80,7 +80,7 @@ class Fleet:
     def begin(self, client: redis.Redis) -> None:
         """Begin the leases, and judge the needs of what waits: such a burst is no part of the measured."""
         for worker in self._workers:
-            claims.renew(self._recorder, worker.name, FIRST_LEASE_S, anew=True)
+            leases.renew(self._recorder, worker.name, FIRST_LEASE_S, anew=True)
             self._flush()
         client.ping()
         first = Asker(self._workers[0].name)

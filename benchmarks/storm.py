@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import redis
@@ -79,12 +80,16 @@ def run(tasks: int = 0, kills: int = 0, seed: int = 0) -> Rows:
     return rows
 
 
+def _are_done(book: ledger.Ledger, count: int) -> bool:
+    return len(book.ends()) >= count
+
+
 def _strike(fleet: list[Worker], book: ledger.Ledger, tasks: int, kills: int, chance: random.Random) -> Counter[str]:
     """Kill, spread over the work; how many of each kind."""
     killed: Counter[str] = Counter()
     while killed.total() < kills:
         due = int(killed.total() / kills * tasks * (1 - CALM_SHARE))
-        wait_for(lambda due=due: len(book.ends()) >= due, f"{due} tasks done after {dict(killed)}", STALL_S)  # type: ignore[misc]
+        wait_for(partial(_are_done, book, due), f"{due} tasks done after {dict(killed)}", STALL_S)
         victim = chance.choice(fleet)
         if not victim.ready():
             time.sleep(0.01)

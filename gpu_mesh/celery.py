@@ -16,7 +16,6 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
-import gpu_mesh.tasks  # noqa: F401  (registers the built-in task types)
 from gpu_mesh.domain.queues import CONTROL_QUEUE, DEFAULT_QUEUE, GPU_QUEUES, LIST_SEPARATOR, PRIORITY_STEPS
 from gpu_mesh.errors import BrokerRefused, BrokerUnavailable, MeshError
 from gpu_mesh.settings import Settings, settings
@@ -29,6 +28,8 @@ from gpu_mesh.store.client import (
     result_url,
     tls_options,
 )
+
+# Any module of that package registers the built-in task types.
 from gpu_mesh.tasks.options import check_payload, prepare
 from gpu_mesh.transport import install
 
@@ -112,6 +113,7 @@ def configuration(current: Settings) -> dict[str, Any]:
         "task_default_queue": DEFAULT_QUEUE,
         "task_create_missing_queues": False,
         "worker_consumer": "workers.consumer:Consumer",
+        "worker_pool": "workers.pool:TaskPool",
         "include": [*UPPER_MODULES, *current.include],
         "worker_log_format": "%(levelname)s %(name)s: %(message)s",
         "worker_task_log_format": "%(levelname)s %(task_name)s[%(task_id)s]: %(message)s",

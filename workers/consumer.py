@@ -1,14 +1,17 @@
-"""Celery's consumer, but back soon after a Redis that was away, and telling when its event loop is left."""
+"""Celery's consumer, but back soon after a Redis that was away, with all that it had claimed."""
 
 from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import consumer
+from celery.worker.state import reserved_requests, scheduled_requests, task_reserved
 
 __all__ = ["Consumer"]
 
@@ -31,6 +34,26 @@ class Consumer(consumer.Consumer):
             loop(*args)
         finally:
             self.controller.pulse.rest()
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """As Celery's, without its word that running jobs will be delivered again: here they are not."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CPendingDeprecationWarning)
+            super().on_connection_error_after_connected(exc)
+
+    def on_close(self) -> None:
+        """A connection was lost. Celery forgets what no child has begun, for it is delivered again; claims are not.
+
+        What the pool has stays there (workers/pool); what waited for its time or its task's rate limit is handed back.
+        """
+        reserved = set(reserved_requests)
+        waiting = {request for bucket in self.task_buckets.values() if bucket for request, _ in bucket.contents}
+        waiting |= set(scheduled_requests)
+        super().on_close()
+        for request in reserved - waiting:
+            task_reserved(request)
+        for request in waiting:
+            self.controller.claimer.hand_back(request.message.delivery_tag, counts=False)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long it takes, with short pauses."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from typing import Any
 
-from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import celeryd_init
 
 from gpu_mesh.celery import app
@@ -18,9 +16,6 @@ __all__ = ["outlive_outages"]
 
 app.steps["worker"].add(Leasing)
 app.steps["consumer"].add(Claiming)
-
-# Celery says at each lost connection that jobs will be redelivered, which they are not here.
-warnings.filterwarnings("ignore", "\\s*In Celery 5.1 we introduced", CPendingDeprecationWarning)
 
 # It tells each request at INFO; what it cannot do is raised.
 logging.getLogger("httpx").setLevel(logging.WARNING)

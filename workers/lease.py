@@ -15,7 +15,7 @@ from typing import Protocol
 from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services.board import BOARD, now_ns
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import claims
+from gpu_mesh.store import leases
 from gpu_mesh.store.client import connect, mapped_errors
 from workers.pulse import Pulse
 
@@ -86,7 +86,7 @@ class Lease:
     def _begin(self) -> None:
         if not self._inherited:
             with mapped_errors(self._settings):
-                claims.reap(self._client, worker=self.worker, max_deliveries=self._settings.max_deliveries)
+                leases.reap(self._client, worker=self.worker, max_deliveries=self._settings.max_deliveries)
             # Once: a lease that began without our hearing of it may have claimed since.
             self._inherited = True
         self._extend(anew=True)
@@ -98,9 +98,9 @@ class Lease:
         # Before it is sent: Redis counts from when it hears of it, which is later.
         sent = now_ns()
         with mapped_errors(self._settings):
-            renewal = claims.renew(self._client, self.worker, ttl_s, anew=anew)
-        self._tends = renewal is claims.Renewal.TENDS
-        if renewal is claims.Renewal.ENDED:
+            renewal = leases.renew(self._client, self.worker, ttl_s, anew=anew)
+        self._tends = renewal is leases.Renewal.TENDS
+        if renewal is leases.Renewal.ENDED:
             return False
         if anew:
             BOARD.lease_begun()
@@ -114,9 +114,10 @@ class Lease:
             self._thread.join()
         try:
             with mapped_errors(self._settings):
-                claims.reap(self._client, worker=self.worker, max_deliveries=self._settings.max_deliveries)
+                leases.reap(self._client, worker=self.worker, max_deliveries=self._settings.max_deliveries)
         except BrokerUnavailable as exc:
             logger.warning("lease left to run out: %s", exc, extra={"action": "lease_stop"})
+        self._client.close()
 
     def _run(self) -> None:
         renewed = time.monotonic()
@@ -158,7 +159,7 @@ class Lease:
             self._extend(anew=True)
         if self._tends:
             with mapped_errors(self._settings):
-                for reaped in claims.reap(self._client, max_deliveries=self._settings.max_deliveries):
+                for reaped in leases.reap(self._client, max_deliveries=self._settings.max_deliveries):
                     _log(reaped)
 
 
@@ -166,13 +167,13 @@ def reap_now(settings: Settings, worker: str) -> None:
     """Give back at once what a worker held that its supervisor saw die; its lease would take seconds to say so."""
     try:
         with mapped_errors(settings), connect(settings, timeout_s=REAP_TIMEOUT_S) as client:
-            for reaped in claims.reap(client, worker=worker, max_deliveries=settings.max_deliveries):
+            for reaped in leases.reap(client, worker=worker, max_deliveries=settings.max_deliveries):
                 _log(reaped)
     except BrokerUnavailable as exc:
         logger.warning("%s not reaped: %s", worker, exc, extra={"action": "reap"})
 
 
-def _log(reaped: claims.Reaped) -> None:
+def _log(reaped: leases.Reaped) -> None:
     logger.warning(
         "task %s of dead worker %s: %s", reaped.task_id, reaped.worker, reaped.outcome, extra={"action": "reap"}
     )

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import click
 
-from gpu_mesh.cli.output import console, json_option, print_json, table
+from gpu_mesh.cli.output import console, json_option, print_json, table, task_id_argument
 from gpu_mesh.services import dead_letters
 from gpu_mesh.settings import settings
 
@@ -45,7 +45,7 @@ def list_(as_json: bool) -> None:
 
 
 @dead.command()
-@click.argument("task_id")
+@task_id_argument
 def show(task_id: str) -> None:
     """Everything known of one, its envelope included."""
     for letter in dead_letters.find(settings(), task_id):
@@ -53,14 +53,14 @@ def show(task_id: str) -> None:
 
 
 @dead.command()
-@click.argument("task_id")
+@task_id_argument
 def retry(task_id: str) -> None:
     """Put one back into its queue, or `all`."""
     console.print(f"{dead_letters.retry(settings(), task_id)} back in their queues")
 
 
 @dead.command()
-@click.argument("task_id")
+@task_id_argument
 @click.confirmation_option(prompt="Drop for good?")
 def drop(task_id: str) -> None:
     """Forget one, or `all`."""

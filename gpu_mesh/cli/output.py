@@ -12,12 +12,34 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
-__all__ = ["ago", "confirm", "console", "dash", "json_option", "print_json", "progress", "table", "yes_option"]
+from gpu_mesh.errors import InvalidTask
+
+__all__ = [
+    "ago",
+    "check_task_id",
+    "confirm",
+    "console",
+    "dash",
+    "json_option",
+    "print_json",
+    "progress",
+    "table",
+    "task_id_argument",
+    "yes_option",
+]
 
 console = Console(highlight=False)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+task_id_argument = click.argument("task_id", callback=lambda context, parameter, value: check_task_id(value))
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def check_task_id(value: str) -> str:
+    """The id without blanks around it. Raises InvalidTask for nothing: a shell's variable that is not set."""
+    if not value.strip():
+        raise InvalidTask("task_id", value, "the id that `gpu-mesh submit` printed; `gpu-mesh tasks` shows them")
+    return value.strip()
 
 
 def confirm(question: str) -> bool:

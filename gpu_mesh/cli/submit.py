@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
 from celery.result import AsyncResult
-from celery.states import READY_STATES, SUCCESS
+from celery.states import PENDING, READY_STATES, SUCCESS
 from rich.progress import TimeElapsedColumn
 
 from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_FAILED, EXIT_TIMEOUT
 from gpu_mesh.cli.include import check_include
-from gpu_mesh.cli.output import json_option, print_json, progress
+from gpu_mesh.cli.output import json_option, print_json, progress, task_id_argument
 from gpu_mesh.cli.streaming import print_stream
 from gpu_mesh.domain.queues import TYPE_QUEUES
 from gpu_mesh.errors import InvalidTask, UnknownTaskType
 from gpu_mesh.services import lookup
+from gpu_mesh.services.patience import patiently
 from gpu_mesh.settings import settings
 from gpu_mesh.store.client import connect, mapped_errors
 
@@ -74,7 +76,7 @@ def submit(
 
 
 @click.command()
-@click.argument("task_id")
+@task_id_argument
 @click.option("--stream", "streams", is_flag=True, help="Print what the task says as it says it.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most this long, s.")
 @json_option
@@ -87,7 +89,7 @@ def wait(task_id: str, streams: bool, timeout: float | None, as_json: bool) -> N
 
 
 @click.command()
-@click.argument("task_id")
+@task_id_argument
 @json_option
 def cancel(task_id: str, as_json: bool) -> None:
     """Take a task back, waiting or running: no worker runs it any more, also none that joins later."""
@@ -141,12 +143,17 @@ def _wait(result: AsyncResult, timeout: float | None, as_json: bool) -> None:
     deadline = None if timeout is None else time.monotonic() + timeout
     with mapped_errors(settings()), connect(settings()) as client:
         client.ping()  # a result backend that is away would be waited for in silence
+    state = PENDING
+
+    def check_time() -> None:
+        if deadline is not None and time.monotonic() >= deadline:
+            click.echo(f"{result.id}: still {state} after {timeout:g} s", err=True)
+            raise click.exceptions.Exit(EXIT_TIMEOUT)
+
     with progress(TimeElapsedColumn()) as bar:
         shown = bar.add_task(result.id[:8], total=None)
-        while (state := (meta := _read(result))["status"]) not in READY_STATES:
-            if deadline is not None and time.monotonic() >= deadline:
-                click.echo(f"{result.id}: still {state} after {timeout:g} s", err=True)
-                raise click.exceptions.Exit(EXIT_TIMEOUT)
+        while (state := (meta := _read(result, check_time))["status"]) not in READY_STATES:
+            check_time()
             if (done := progress_of(meta["result"])) is not None:
                 bar.update(shown, completed=done[0], total=done[1])
             time.sleep(POLL_S)
@@ -162,9 +169,9 @@ def _wait(result: AsyncResult, timeout: float | None, as_json: bool) -> None:
     raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def _read(result: AsyncResult) -> dict[str, Any]:
+def _read(result: AsyncResult, meanwhile: Callable[[], object]) -> dict[str, Any]:
     """State and value, in one look at the backend: between two they may change."""
-    found: dict[str, Any] = result.backend.get_task_meta(result.id)
+    found: dict[str, Any] = patiently(settings(), lambda: result.backend.get_task_meta(result.id), meanwhile)
     return found
 
 
@@ -173,6 +180,6 @@ def progress_of(info: object) -> tuple[float, float] | None:
     if not isinstance(info, dict):
         return None
     done, total = info.get("done", info.get("current", 0)), info.get("total")
-    if not all(isinstance(number, int | float) for number in (done, total)):
+    if not isinstance(done, int | float) or not isinstance(total, int | float):
         return None
-    return float(done), float(total)  # type: ignore[arg-type]
+    return float(done), float(total)

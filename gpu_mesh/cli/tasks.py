@@ -10,7 +10,7 @@ from celery import states
 
 from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_FAILED
-from gpu_mesh.cli.output import ago, json_option, print_json, table
+from gpu_mesh.cli.output import ago, json_option, print_json, table, task_id_argument
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import details, lookup
 from gpu_mesh.settings import settings
@@ -55,7 +55,7 @@ def tasks(context: click.Context, which: str | None, limit: int, as_json: bool) 
 
 
 @tasks.command()
-@click.argument("task_id")
+@task_id_argument
 @json_option
 def show(task_id: str, as_json: bool) -> None:
     """Everything known of one task: state, place in its queue, worker, times, result or error."""

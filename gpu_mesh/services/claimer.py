@@ -43,9 +43,16 @@ SHORTEST_S = 0.005
 
 
 class Claimer:
-    """What worker `worker` claims for `device`; without a device everything fits."""
+    """What worker `worker` claims for `device`; without a device everything fits. Times come from `clock`, s."""
 
-    def __init__(self, settings: Settings, worker: str, device: Device | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        worker: str,
+        device: Device | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.worker = worker
         self._settings = settings
         self._client = connect(settings, timeout_s=CALL_TIMEOUT_S)
@@ -55,6 +62,7 @@ class Claimer:
         self._rules = Rules(
             horizon_s=settings.aging_horizon_s, affinity_s=settings.affinity_s, gather_s=settings.gather_s
         )
+        self._clock = clock
         self._asked_at = -math.inf
         self._lock = threading.Lock()
         self._held: set[str] = set()
@@ -62,7 +70,7 @@ class Claimer:
         self._ended: dict[str, str] = {}
         #: One sender at a time: the event loop, a pool's thread and the lease's all let go.
         self._sending = threading.RLock()
-        self._judge = Judge(settings, worker, device, self._try_store)
+        self._judge = Judge(settings, worker, device, self._try_store, clock)
         self._idle = False
         #: When the next delayed message is due, s from the last claim.
         self._due_s: float | None = None
@@ -110,8 +118,8 @@ class Claimer:
             look=self._look or "",
         )
         # After a pause it would be sent there anyway.
-        looks = self._look is not None or time.monotonic() - self._asked_at > LOOK_EVERY_S
-        self._asked_at = time.monotonic()
+        looks = self._look is not None or self._clock() - self._asked_at > LOOK_EVERY_S
+        self._asked_at = self._clock()
         sha = self._look_sha if looks else self._claim_sha
         return ["EVALSHA", sha, "0", *claims.claim_arguments(claimant, self._rules)]
 

@@ -16,19 +16,18 @@ from celery import states
 from celery.exceptions import TimeoutError
 from celery.result import AsyncResult, EagerResult, assert_will_not_block
 
-from gpu_mesh.errors import BrokerUnavailable, InvalidTask, StreamIncomplete
+from gpu_mesh.errors import InvalidTask, StreamIncomplete
+from gpu_mesh.services.patience import patiently
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import streams
-from gpu_mesh.store.client import broker_error, check_broker, connect, mapped_errors
+from gpu_mesh.store.client import check_broker, connect
 
-__all__ = ["AWAY_S", "Piece", "follow"]
+__all__ = ["Piece", "follow"]
 
 T = TypeVar("T")
 
 #: How often a silent stream's reader looks at the task's state, s: a run that was killed says nothing.
 CHECK_EVERY_S = 1.0
-#: How long a reader waits for a Redis that is away, s; between two tries, s.
-AWAY_S, RETRY_S = 30.0, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,28 +142,7 @@ class _Follower:
 
     def _asked(self, ask: Callable[[], T]) -> T:
         """The answer, also of a Redis that is away for a moment."""
-        until = time.monotonic() + AWAY_S
-        while True:
-            try:
-                return _mapped(self._settings, ask)
-            except BrokerUnavailable:
-                if time.monotonic() + RETRY_S > until:
-                    raise
-                self._left_s()
-                time.sleep(RETRY_S)
-
-
-def _mapped(settings: Settings, ask: Callable[[], T]) -> T:
-    """Also Celery's result backend speaks of Redis in words of its own."""
-    try:
-        with mapped_errors(settings):
-            return ask()
-    except BrokerUnavailable:
-        raise
-    except Exception as exc:
-        if (error := broker_error(settings, exc)) is None:
-            raise
-        raise error from exc
+        return patiently(self._settings, ask, meanwhile=self._left_s)
 
 
 def _whole(value: object, given: str = "", thought: str = "") -> Iterator[Piece]:

@@ -29,14 +29,22 @@ Call = Callable[..., Any]
 
 
 class Judge:
-    """Verdicts of one worker for `device`; without a device everything fits."""
+    """Verdicts of one worker for `device`; without a device everything fits. Times come from `clock`, s."""
 
-    def __init__(self, settings: Settings, worker: str, device: Device | None, call: Call) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        worker: str,
+        device: Device | None,
+        call: Call,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._worker = worker
         self._device = device
         self._call = call
-        self._judged_at = time.monotonic()
+        self._clock = clock
+        self._judged_at = clock()
         self._needs: dict[str, Requirements] = {}
         self._unjudgeable: dict[str, str] = {}
         self._loaded: str | None = None
@@ -89,13 +97,13 @@ class Judge:
 
     def refresh(self) -> None:
         """When the verdicts are old: enter the scores anew, and forget what fits, for the fleet may have changed."""
-        if time.monotonic() - self._judged_at < JUDGE_ANEW_S:
+        if self._clock() - self._judged_at < JUDGE_ANEW_S:
             return
         for number, needs in list(self._needs.items()):
             if number in self.fits and self._device is not None:
                 self._enter(number, needs)
         self.fits, self.misfits, self.teams = set(), set(), {}
-        self._judged_at = time.monotonic()
+        self._judged_at = self._clock()
 
     def forget(self) -> None:
         """Know nothing: Redis may have lost data, and give the numbers to other needs."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 import redis
 
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.store import keys
+from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script, sha, source
 
 __all__ = [
@@ -20,10 +20,8 @@ __all__ = [
     "Claimed",
     "Idle",
     "Look",
-    "Reaped",
     "Record",
     "Refused",
-    "Renewal",
     "Unjudged",
     "ack",
     "bury",
@@ -35,8 +33,6 @@ __all__ = [
     "promote",
     "read_record",
     "read_reply",
-    "reap",
-    "renew",
     "shas",
     "wake",
 ]
@@ -47,8 +43,6 @@ CLAIM_HEADER = "mesh_claim"
 INDEXED_AT_ONCE = 500
 #: How many finished tasks are remembered.
 JOURNAL_KEPT = 10_000
-#: Claims that one call gives back at most.
-REAPED_AT_ONCE = 200
 #: Delayed messages that one call puts into their lists at most.
 PROMOTED_AT_ONCE = 200
 
@@ -126,15 +120,6 @@ class Look:
 
 
 ClaimReply = Claimed | Unjudged | Refused | Idle | Look
-
-
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """A claim taken from a dead worker: `outcome` is `requeued` or `dead`."""
-
-    worker: str
-    task_id: str
-    outcome: str
 
 
 def load(client: redis.Redis) -> None:
@@ -218,9 +203,9 @@ class Record:
     task_id: str
 
 
-def read_record(text: str) -> Record:
+def read_record(told: str) -> Record:
     """A field of `gpumesh:claims:<worker>`, see lua/_let_go.lua."""
-    name, at, _, deliveries, needs, _, claimed_at, standby, task_id = text.split("\t", 8)
+    name, at, _, deliveries, needs, _, claimed_at, standby, task_id = told.split("\t", 8)
     return Record(name, int(at) / 1e6, int(deliveries), needs, int(claimed_at) / 1e6, standby, task_id)
 
 
@@ -235,14 +220,9 @@ def hand_back(client: redis.Redis, worker: str, tag: str, *, counts: bool, max_d
     What was delivered `max_deliveries` times goes to the dead letters instead.
     """
     ours, *rest = script(client, "requeue")(args=[worker, tag, 0 if counts else 1, max_deliveries])
-    if ours and _text(rest[1]) == "requeued":
-        wake(client, [keys.queue_of(_text(rest[0]))])
+    if ours and text(rest[1]) == "requeued":
+        wake(client, [keys.queue_of(text(rest[0]))])
     return bool(ours)
-
-
-def _text(value: object) -> str:
-    """A reply as text: kombu's clients do not decode theirs."""
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def bury(client: redis.Redis, worker: str, tag: str, *, why: str) -> bool:
@@ -262,45 +242,13 @@ def promote(client: redis.Redis) -> int:
     """Put delayed messages that are due into their lists; how many."""
     lists = script(client, "promote")(args=[PROMOTED_AT_ONCE])
     if lists:
-        wake(client, [keys.queue_of(_text(name)) for name in lists])
+        wake(client, [keys.queue_of(text(name)) for name in lists])
     return len(lists)
 
 
 def holds(client: redis.Redis, worker: str, tag: str) -> bool:
     """Whether the claim is this worker's still."""
     return bool(client.hexists(keys.claims(worker), tag))
-
-
-class Renewal(IntEnum):
-    """What became of a lease."""
-
-    #: It had ended: what the worker held may run elsewhere.
-    ENDED = 0
-    HOLDS = 1
-    #: And the worker is the one that reaps and promotes for all.
-    TENDS = 2
-
-
-def renew(client: redis.Redis, worker: str, ttl_s: float, *, anew: bool = False) -> Renewal:
-    """Renew a worker's lease, or with `anew` begin one."""
-    return Renewal(int(script(client, "renew")(args=[worker, _micros(ttl_s), int(anew)])))
-
-
-def reap(client: redis.Redis, *, max_deliveries: int, worker: str | None = None) -> list[Reaped]:
-    """Give back what workers hold whose lease ended; with `worker` what that one holds, whatever its lease."""
-    found: list[Reaped] = []
-    unwoken: list[str] = []
-    while True:
-        told = [_text(part) for part in script(client, "reap")(args=[worker or "", max_deliveries, REAPED_AT_ONCE])]
-        for holder, task_id, name, outcome in zip(*(told[i::4] for i in range(4)), strict=True):
-            found.append(Reaped(holder, task_id, "dead" if outcome == "dead" else "requeued"))
-            if outcome == "requeued":
-                unwoken.append(keys.queue_of(name))
-        if len(told) < 4 * REAPED_AT_ONCE:
-            break
-    if unwoken:
-        wake(client, unwoken)
-    return found
 
 
 def wake(client: redis.Redis, queues: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import redis
 
 from gpu_mesh.store import claims, keys
+from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
 __all__ = ["entry", "finished", "running"]
@@ -43,8 +44,8 @@ def entry(headers: dict[str, Any], *, queue: str, worker: str, started_at: float
 def running(client: redis.Redis) -> list[dict[str, Any]]:
     """What runs now, longest first."""
     found = []
-    for workers in _pages(sorted(map(_text, client.zrange(keys.LEASES, 0, -1)))):
-        told = [_text(part) for part in script(client, "running")(args=workers)]
+    for workers in _pages(sorted(map(text, client.zrange(keys.LEASES, 0, -1)))):
+        told = [text(part) for part in script(client, "running")(args=workers)]
         for worker, record, siblings, raw in zip(*(told[i::4] for i in range(4)), strict=True):
             found.append(_running(worker, claims.read_record(record), siblings, raw))
     return sorted(found, key=lambda one: one["started_at"])
@@ -67,10 +68,6 @@ def _running(worker: str, held: claims.Record, siblings: str, raw: str) -> dict[
         "siblings": siblings.split(",") if siblings else [],
         "standby": held.standby or None,
     }
-
-
-def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def finished(client: redis.Redis, limit: int = claims.JOURNAL_KEPT) -> list[dict[str, Any]]:

@@ -154,7 +154,7 @@ def leave(client: redis.Redis, name: str, *, instance: str) -> None:
 
 def all_nodes(client: redis.Redis) -> list[NodeEntry]:
     """Every known node, by name. An entry that cannot be read is left out, with a logged warning."""
-    # The clock after the registry: no entry is newer than now.
+    # The clock after the registry: an entry newer than now was written before the clock stepped back.
     found = client.hgetall(keys.NODES)
     now = server.now(client)
     entries = []
@@ -167,7 +167,7 @@ def all_nodes(client: redis.Redis) -> list[NodeEntry]:
         except (ValueError, KeyError, TypeError) as exc:
             _warn(name, exc)
             continue
-        entries.append(NodeEntry(node, seen_at, max(0.0, now - seen_at), bool(data.get("left"))))
+        entries.append(NodeEntry(node, seen_at, abs(now - seen_at), bool(data.get("left"))))
     return entries
 
 

@@ -12,6 +12,7 @@ import redis
 
 from gpu_mesh.domain.queues import Band, list_names
 from gpu_mesh.store import keys
+from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
 __all__ = [
@@ -113,9 +114,9 @@ def delayed(client: redis.Redis) -> Iterator[tuple[Waiting, float]]:
     start = 0
     while page := _scored(client.zrange(keys.DELAYED, start, start + PAGE - 1, withscores=True)):
         held = client.hmget(keys.LATER, [tag for tag, _ in page])
-        for index, ((_, due), text) in enumerate(zip(page, held, strict=True)):
-            if text is not None:
-                name, _, raw = _text(text).partition("\n")
+        for index, ((_, due), kept) in enumerate(zip(page, held, strict=True)):
+            if kept is not None:
+                name, _, raw = text(kept).partition("\n")
                 yield Waiting(keys.queue_of(name), start + index, raw, headers_of(raw), name), due
         start += PAGE
 
@@ -139,13 +140,8 @@ def due_of(headers: Mapping[str, Any]) -> float | None:
     return (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
 
 
-def _text(value: object) -> str:
-    """A reply as text: kombu's clients do not decode theirs."""
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def _scored(pairs: Any) -> list[tuple[str, float]]:
-    return [(_text(member), float(score)) for member, score in pairs]
+    return [(text(member), float(score)) for member, score in pairs]
 
 
 def remove_delayed(client: redis.Redis, message: Waiting) -> bool:

@@ -153,7 +153,7 @@ class GpuTask(CheckpointedTask):
             return {}
         return {"queue": mesh["class"], "priority": mesh["priority"], "requirements": mesh["needs"]}
 
-    def report_progress(self, done: int, total: int, task_id: str | None = None) -> None:
+    def report_progress(self, done: float, total: float, task_id: str | None = None) -> None:
         """Let whoever waits see how far this task (or `task_id`) is."""
         self.update_state(task_id=task_id, state=PROGRESS, meta={"done": done, "total": total})
 

@@ -185,7 +185,7 @@ class _Conversation:
             self._say_dropped()
         if self._progress is not None and now - self._told_at >= PROGRESS_EVERY_S:
             self._told_at = now
-            self._task.report_progress(**self._progress)  # type: ignore[arg-type]
+            self._task.report_progress(self._progress["done"], self._progress["total"])
             self._progress = None
         # One that keeps nothing would begin anew: it may go on until the stop's own limit.
         if self._asked is None and self._resumes and self._task.should_yield:

@@ -20,6 +20,7 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
 
+from gpu_mesh.domain.header import wrong_header
 from gpu_mesh.domain.queues import GPU_QUEUES, Band, band_of
 from gpu_mesh.domain.requirements import REQUIREMENT_FIELDS
 from gpu_mesh.domain.scoring import mode_of
@@ -133,10 +134,12 @@ class Channel(stock.Channel):
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
-        due = queues.due_of(message.get("headers") or {})
-        # Of a batch, a claim that meets it puts a message back whose time has not come. Of a queue declared with
-        # x-expires, kombu renews the lists' lives with each message.
-        if queue not in self.mesh_queues or queue in self._expires or (batch is not None and due is not None):
+        headers = message.get("headers") or {}
+        due, wrong = queues.due_of(headers), wrong_header(headers.get("mesh"))
+        # What is malformed wakes nobody: the claim that meets it puts it into the dead letters. Of a batch, a claim
+        # puts a message back whose time has not come. Of a queue declared with x-expires, kombu renews the lists' lives
+        # with each message.
+        if queue not in self.mesh_queues or queue in self._expires or wrong or (batch is not None and due is not None):
             super()._put(queue, message, **kwargs)
             return
         arguments = self._publish_arguments(queue, message)

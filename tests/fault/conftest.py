@@ -13,7 +13,7 @@ from bare_workers import Mesh, mesh
 #: Seed of every chance here; GPU_MESH_ names are the settings' own.
 SEED = "FAULT_SEED"
 #: Lease of workers whose recovery a test waits for, s.
-SHORT_LEASE_S = 2.0
+SHORT_LEASE_S = 1.2
 
 
 @pytest.fixture
@@ -37,6 +37,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     with mesh(tmp_path_factory.mktemp("pair")) as found:
         found.workers("n1", "n2", GPU_MESH_LEASE_TTL_S=f"{SHORT_LEASE_S:g}")
         yield found
+
+
+@pytest.fixture
+def living(pair: Mesh) -> Mesh:
+    """The pair, for faults that one of them does not survive: both are up, and nothing is claimed."""
+    pair.revive()
+    pair.settled()
+    return pair
 
 
 @pytest.fixture

@@ -47,11 +47,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 @pytest.fixture
 def living(two: Mesh) -> Mesh:
     """The mesh with both workers up, whatever the test before did, and nothing in it."""
-    dead = [worker for worker in two.all_workers if not worker.alive()]
-    for worker in dead:
-        worker.start(wait=False)
-    for worker in dead:
-        worker.await_ready()
+    two.revive()
     two.settled()
     return two
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -46,6 +48,59 @@ def test_connections_cut_while_idle_lose_nothing(survivors: Mesh, chance: random
     survivors.settled()
     ends = survivors.ledger.ends()
     assert {task: ends[task] for task in tasks} == dict.fromkeys(tasks, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "awaited"),
+    [
+        pytest.param(0, "Connected to", id="written whole"),
+        # The worker goes on writing before it connects again.
+        pytest.param(1_000_000, "Connection to broker lost", id="written in part"),
+    ],
+)
+def test_a_connection_cut_before_the_child_begins_loses_no_job(survivors: Mesh, size: int, awaited: str):
+    """DESIGN §6, §9: claimed and on its way to the child when the connection goes: it runs once, and is acked."""
+    stopped = [child for worker in survivors.all_workers for child in worker.children()]
+    before = _said(survivors, awaited)
+    for child in stopped:
+        os.kill(child, signal.SIGSTOP)
+    try:
+        options = {"queue": "customer", "headers": {"more": "x" * size}}
+        task = survivors.app.send_task("ledger.work", [str(survivors.ledger.path)], **options).id
+        wait_for(lambda: any(task in worker.log.read_text() for worker in survivors.all_workers), "the claim")
+        with survivors.server.client() as client:
+            _cut(client)
+            # A busy worker listens on this one only.
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        wait_for(lambda: min(map(int.__sub__, _said(survivors, awaited), before)) > 0, "the loss in both logs")
+    finally:
+        for child in stopped:
+            os.kill(child, signal.SIGCONT)
+
+    survivors.ended(task)
+    survivors.settled()
+    assert len(survivors.ledger.starts(task)) == 1
+
+
+def test_a_connection_cut_while_a_rate_limit_holds_a_job_loses_none(survivors: Mesh):
+    """What waits in a worker for its task's rate limit is handed back, and runs later."""
+    tasks = [
+        survivors.app.send_task("ledger.limited", [str(survivors.ledger.path)], queue="customer").id for _ in range(4)
+    ]
+    wait_for(lambda: len(survivors.ledger.ends().keys() & {*tasks}) == 2, "the first of each worker")
+    wait_for(lambda: len(survivors.claims()) == 2, "both workers to hold one back")
+    with survivors.server.client() as client:
+        _cut(client)
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    survivors.ended(*tasks)
+    survivors.settled()
+    assert {task: survivors.ledger.ends()[task] for task in tasks} == dict.fromkeys(tasks, 1)
+
+
+def _said(fleet: Mesh, words: str) -> list[int]:
+    """How often each worker's log has them."""
+    return [worker.log.read_text().count(words) for worker in fleet.all_workers]
 
 
 @pytest.fixture(scope="module")

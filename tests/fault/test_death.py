@@ -8,11 +8,14 @@ import time
 
 import psutil
 from bare_workers import Mesh
+from cutting_proxy import cutting_proxy
 from processes import gpu_mesh
 from waiting import wait_for
 
+from gpu_mesh.store import keys
+
 #: A machine's job runs elsewhere within its lease and one renewal of another worker, s.
-LEASE_S = 2.0
+LEASE_S = 1.2
 #: For a busy test machine, s.
 MARGIN_S = 3.0
 
@@ -22,9 +25,9 @@ def _rerun(fleet: Mesh, task: str, since: float, timeout_s: float) -> float:
     return time.monotonic() - since
 
 
-def test_the_job_of_a_dead_machine_runs_on_another(fleet: Mesh, record_property):
+def test_the_job_of_a_dead_machine_runs_on_another(living: Mesh, record_property):
     """F1: a worker without a supervisor dies mid-job; its lease ends, another worker runs the job, once."""
-    one, two = fleet.workers("n1", "n2", GPU_MESH_LEASE_TTL_S=f"{LEASE_S:g}")
+    fleet, (one, two) = living, living.all_workers
     task = fleet.hold(fleet.folder / "gate", queue="customer")
     first = fleet.started(task)
     victim, other = (one, two) if first == one.name else (two, one)
@@ -38,12 +41,35 @@ def test_the_job_of_a_dead_machine_runs_on_another(fleet: Mesh, record_property)
     (fleet.folder / "gate").unlink()
     fleet.ended(task)
     fleet.settled()
-    assert fleet.ledger.ends() == {task: 1}
+    assert fleet.ledger.ends()[task] == 1
 
 
-def test_the_job_of_a_dead_child_runs_again(fleet: Mesh, record_property):
+def test_a_death_between_claim_and_run_loses_nothing(fleet: Mesh):
+    """DESIGN §9: Redis has given the job away, and the worker dies before it hears so: another one runs it."""
+    short = {"GPU_MESH_LEASE_TTL_S": f"{LEASE_S:g}"}
+    with cutting_proxy(fleet.server.port) as proxy:
+        victim = fleet.worker("n1", url=proxy.url, **short).start()
+
+        def kill(asked: bytes, answer: bytes) -> bool:
+            if b"\r\n$5\r\nclaim\r\n" not in answer[:64]:
+                return False
+            victim.kill()
+            return True
+
+        proxy.cut(kill)
+        task = fleet.send(queue="customer")
+        wait_for(lambda: proxy.cuts, "the claim")
+        assert fleet.claims() == [keys.claims(victim.name)]
+        assert fleet.ledger.lines() == []
+        [other] = fleet.workers("n2", **short)
+        fleet.ended(task)
+        fleet.settled()
+    assert [run.worker for run in fleet.ledger.starts(task)] == [other.name]
+
+
+def test_the_job_of_a_dead_child_runs_again(living: Mesh, record_property):
     """F1: only the pool child dies; its parent gives the job back and stays."""
-    [worker] = fleet.workers("n1")
+    fleet, before = living, [(worker.pid, worker.readies()) for worker in living.all_workers]
     task = fleet.hold(fleet.folder / "gate", queue="customer")
     fleet.started(task)
     killed = time.monotonic()
@@ -55,9 +81,8 @@ def test_the_job_of_a_dead_child_runs_again(fleet: Mesh, record_property):
     (fleet.folder / "gate").unlink()
     fleet.ended(task)
     fleet.settled()
-    assert worker.alive()
-    assert worker.readies() == 1
-    assert fleet.ledger.ends() == {task: 1}
+    assert [(worker.pid, worker.readies()) for worker in fleet.all_workers if worker.alive()] == before
+    assert fleet.ledger.ends()[task] == 1
 
 
 def test_the_job_of_a_supervised_worker_runs_again(fleet: Mesh, record_property):

@@ -11,9 +11,13 @@ import pytest
 from bare_workers import Mesh
 from waiting import wait_for
 
+from gpu_mesh.domain.header import wrong_header
+from gpu_mesh.settings import Settings
 from gpu_mesh.store import keys
 
 LIST = "customer:6"
+#: Allowed to a message; five by default.
+DELIVERIES = 3
 
 
 def _envelope(fleet: Mesh, mesh_header: Any = None, **replaced: Any) -> dict[str, Any]:
@@ -88,7 +92,8 @@ def test_malformed_messages_are_kept_with_the_reason(survivors: Mesh):
 @pytest.mark.parametrize(
     "header",
     [
-        pytest.param([], id="a list"),
+        pytest.param([], id="an empty list"),
+        pytest.param(["revenue"], id="a list"),
         pytest.param("revenue", id="a text"),
         pytest.param({"needs": [1]}, id="needs are a list"),
         pytest.param({"needs": {"memory_gb": "NaN"}}, id="memory is a text"),
@@ -107,7 +112,11 @@ def test_hostile_headers_stop_nobody(survivors: Mesh, header: Any):
     _push(survivors, raw)
     survivors.ended(survivors.send(queue="customer"), timeout_s=8.0)
 
-    wait_for(lambda: _was_run(survivors, task) or raw in _reasons(survivors), "the task run or kept", 10.0)
+    if (why := wrong_header(header)) is not None:
+        wait_for(lambda: _reasons(survivors).get(raw) == why, "the message kept with the reason", 10.0)
+        assert not survivors.ledger.starts(task)
+    else:
+        wait_for(lambda: _was_run(survivors, task) or raw in _reasons(survivors), "the task run or kept", 10.0)
     survivors.settled()
 
 
@@ -118,12 +127,32 @@ def _was_run(fleet: Mesh, task: str) -> bool:
     return bool(failed) or fleet.ledger.ends()[task] == 1
 
 
-def test_poison_is_dead_after_five_deliveries(fleet: Mesh):
-    """DESIGN §9: a task that kills its worker each time: dead after 5, the tasks behind it run."""
+def test_what_no_device_can_run_blocks_nobody(survivors: Mesh):
+    """DESIGN §9: 10 000 messages of the best class that fit nowhere, 500 kinds of them: the one behind them runs."""
+    raws = []
+    for number in range(10_000):
+        envelope = _envelope(survivors, {"needs": {"memory_gb": 80 + number % 500}, "priority": 5})
+        envelope["properties"]["delivery_tag"] = f"misfit-{number}"
+        raws.append(json.dumps(envelope))
+    with survivors.server.client() as client:
+        client.lpush("revenue:6", *raws)
+        try:
+            survivors.ended(survivors.send(queue="revenue"), survivors.send(queue="ai-batch"))
+            assert client.llen("revenue:6") == len(raws)
+        finally:
+            client.delete("revenue:6")
+    survivors.ended(survivors.send(queue="revenue"))
+    survivors.settled()
+    assert not any("misfit" in letter for letter in survivors.dead())
+
+
+def test_poison_is_dead_after_its_deliveries(fleet: Mesh):
+    """DESIGN §9: a task that kills its worker each time: dead after as many as are allowed, the tasks behind it run."""
     poison = str(fleet.app.send_task("ledger.poison", [str(fleet.ledger.path)], queue="revenue").id)
     rest = [fleet.send(queue="internal") for _ in range(5)]
-    worker = fleet.worker("n1")
-    for death in range(1, 6):
+    assert Settings().max_deliveries == 5
+    worker = fleet.worker("n1", GPU_MESH_MAX_DELIVERIES=str(DELIVERIES))
+    for death in range(1, DELIVERIES + 1):
         worker.start(wait=False)
         fleet.started(poison, death)
         wait_for(lambda: not worker.alive(), f"death {death}")
@@ -131,10 +160,10 @@ def test_poison_is_dead_after_five_deliveries(fleet: Mesh):
 
     fleet.ended(*rest)
     fleet.settled()
-    assert len(fleet.ledger.starts(poison)) == 5
+    assert len(fleet.ledger.starts(poison)) == DELIVERIES
     [letter] = [json.loads(entry.split("\n", 1)[0]) for entry in fleet.dead()]
     assert letter["id"] == poison
-    assert letter["deliveries"] == 5
+    assert letter["deliveries"] == DELIVERIES
     assert letter["why"]
     with fleet.server.client() as client:
         assert client.hlen(f"{keys.PREFIX}again") == 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bare_workers import Mesh, mesh
 from celery.states import SUCCESS
+from processes import gpu_mesh
 from waiting import wait_for
 
 
@@ -59,6 +62,31 @@ def test_a_job_tells_progress_into_the_void(alone: Mesh):
 
     assert _await_result(alone, task) == _count(told)
     alone.settled()
+
+
+def test_who_waits_waits_through_a_restart(alone: Mesh):
+    """`gpu-mesh wait` goes on while Redis is away, and prints the result."""
+    gate, log = alone.folder / "waited", alone.folder / "wait.log"
+    held = alone.hold(gate, queue="customer")
+    worker = alone.started(held)
+
+    before = _asking(alone)
+    with gpu_mesh("wait", held, log=log, env=alone.env()) as waiting:
+        wait_for(lambda: _asking(alone) - before, "its first look at the state")
+        alone.server.kill()
+        gate.unlink()
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1.0)
+        alone.server.start()
+        assert waiting.wait(20) == 0, log.read_text()
+
+    assert json.loads(log.read_text()) == worker
+
+
+def _asking(fleet: Mesh) -> set[str]:
+    """Ids of the connections that asked for a value last."""
+    with fleet.server.client() as client:
+        return {each["id"] for each in client.client_list() if each["cmd"] == "get"}
 
 
 def _count(told: Path) -> int:

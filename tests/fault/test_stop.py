@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 
-import psutil
 from bare_workers import Mesh
+from processes import runs
 from waiting import wait_for
 
 from gpu_mesh.store import keys
 
-LEASE_S = 2.0
+LEASE_S = 1.0
 SHORT = {"GPU_MESH_LEASE_TTL_S": f"{LEASE_S:g}"}
 
 
@@ -29,7 +29,7 @@ def test_a_warm_stop_lets_the_job_finish(fleet: Mesh):
     stopped.send(signal.SIGTERM)
     wait_for(lambda: "Warm shutdown" in stopped.log.read_text(), "a warm stop")
     # What is sent now is for the other one, also past a lease: the stopping one keeps its own.
-    tasks = [fleet.send(0.5, queue="customer") for _ in range(6)]
+    tasks = [fleet.send(0.3, queue="customer") for _ in range(6)]
     fleet.ended(*tasks)
     assert _leases(fleet) == [one.name, two.name]
     gate.unlink()
@@ -53,7 +53,7 @@ def test_an_idle_worker_leaves_nothing_behind(fleet: Mesh):
     assert _leases(fleet) == []
     assert fleet.claims() == []
     with fleet.server.client() as client:
-        assert client.zrange(f"{keys.PREFIX}idle", 0, -1) == []
+        assert client.keys(f"{keys.PREFIX}idl*") == []
 
 
 def test_a_worker_frozen_past_its_lease_loses_its_job(fleet: Mesh):
@@ -68,7 +68,7 @@ def test_a_worker_frozen_past_its_lease_loses_its_job(fleet: Mesh):
         assert fleet.started(task, 2) == other.name
     finally:
         frozen.thaw()
-    wait_for(lambda: not _runs(child), "the end of the first run")
+    wait_for(lambda: not runs(child), "the end of the first run")
     gate.unlink()
     fleet.ended(task)
     fleet.settled()
@@ -87,21 +87,13 @@ def test_a_late_ack_changes_nothing(fleet: Mesh):
     frozen.send(signal.SIGSTOP)
     try:
         assert fleet.started(task, 2) == other.name
-        fleet.ended(task)
+        # The lease's end is known to the child without a word of its frozen parent.
+        wait_for(lambda: "outcome dropped" in frozen.log.read_text(), "the end of the first run")
     finally:
         frozen.send(signal.SIGCONT)
     wait_for(lambda: "lease lost" in frozen.log.read_text(), "the frozen worker's return")
     assert fleet.claims() == [keys.claims(other.name)]
-    # The lease's end is known to the child without a word of its frozen parent.
-    assert "outcome dropped" in frozen.log.read_text()
     wait_for(lambda: fleet.ledger.ends()[task] == 2, "the second run's end")
     fleet.settled()
     assert len(fleet.ledger.starts(task)) == 2
     fleet.ended(fleet.send(queue="customer"), fleet.send(queue="customer"))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from canvas_tasks import at, sleep
+from canvas_tasks import at, idle
 from celery import chord, group, states
 from celery.exceptions import ChordError, TaskRevokedError, TimeLimitExceeded
 from celery.result import AsyncResult
@@ -162,7 +162,7 @@ class TestServed:
 
     def test_journal_of_a_run_that_its_time_limit_killed(self):
         """Its child cannot write it down: the parent does."""
-        sent = sleep.apply_async((30,), time_limit=1)
+        sent = idle.apply_async((30,), time_limit=1)
         with pytest.raises(TimeLimitExceeded):
             sent.get(LIMIT_S)
         wait_for(lambda: not lookup.running_tasks(settings()), "the journal to forget the killed run")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from canvas_tasks import at, heavy, note_error, now, sleep, swap, swap_for_group, travel, unstable, write
+from canvas_tasks import at, heavy, idle, note_error, now, swap, swap_for_group, travel, unstable, write
 from celery import chain, chord, group
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from sample_tasks import add, fail, flaky, note, total
@@ -163,7 +163,7 @@ def test_errors_arrive_as_their_own_class():
 
 def test_time_limits():
     """Soft and hard limits end a job, and the worker goes on."""
-    soft, hard = sleep.apply_async((30,), soft_time_limit=1), sleep.apply_async((30,), time_limit=1)
+    soft, hard = idle.apply_async((30,), soft_time_limit=1), idle.apply_async((30,), time_limit=1)
     with pytest.raises(SoftTimeLimitExceeded):
         soft.get(LIMIT_S)
     with pytest.raises(TimeLimitExceeded):

@@ -6,11 +6,15 @@ import json
 
 import pytest
 
+from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.services.claimer import Claimer
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import claims, keys
+from gpu_mesh.store.client import connect
 
 WORKER = "gpu0@claimer"
+#: Where a claim names the needs its device fits: after EVALSHA, the script and the number of keys.
+FITS = 3 + 3
 
 
 @pytest.fixture
@@ -41,6 +45,27 @@ def test_verdicts_do_not_outlive_a_connection(broker: str):
     assert ",7," in claimer.command(["internal"])
     claimer.load()
     assert ",7," not in claimer.command(["internal"])
+
+
+def test_verdicts_change_where_claims_are_made_alone(broker: str):
+    """§5: the lease's thread, which ticks, changes none: between two reads of one claim they would fit nothing."""
+    now = [0.0]
+    device = Device(name="gpu0", node="claimer", kind=DeviceKind.FAKE, gpu_type="A40", memory_gb=40.0)
+    settings = Settings(broker_url=broker)
+    claimer = Claimer(settings, WORKER, device, clock=lambda: now[0])
+    claimer.read([b"needs", b"7", json.dumps({"memory_gb": 1}).encode()])
+    ranking = keys.ranking("7", "normal")
+    with connect(settings) as client:
+        assert client.zscore(ranking, WORKER) is not None
+        client.delete(ranking)
+        now[0] += 1.0
+        assert claimer.command(["internal"])[FITS] == ",7,"
+        now[0] += 3600.0
+        claimer.tick(tends=True)
+        assert not client.exists(ranking)
+        # Old, they are judged anew with the next claim; the score is entered meanwhile.
+        assert claimer.command(["internal"])[FITS] == ",,"
+        assert client.zscore(ranking, WORKER) is not None
 
 
 def test_an_operator_sets_horizon_affinity_and_gathering(free_port: int):

@@ -10,7 +10,7 @@ from gpu_mesh.domain.claim import Rules
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import dead_letters, lookup
 from gpu_mesh.settings import settings
-from gpu_mesh.store import claims
+from gpu_mesh.store import claims, leases
 from gpu_mesh.store.client import connect
 
 WORKER = "gpu0@grave"
@@ -20,7 +20,7 @@ def bury(why: str) -> str:
     """A task that a worker took and put away; its id."""
     sent = add.delay(1, 2)
     with connect(settings()) as client:
-        claims.renew(client, WORKER, 30, anew=True)
+        leases.renew(client, WORKER, 30, anew=True)
         tag = take(client).tag
         assert claims.bury(client, WORKER, tag, why=why)
     return str(sent.id)

@@ -11,18 +11,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cutting_proxy import cutting_proxy
 from redis_servers import RedisServer, running
 from waiting import wait_for
 
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.fencing import still_ours
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import checkpoints, claims, keys
+from gpu_mesh.store import checkpoints, claims, keys, leases
 from gpu_mesh.store.client import connect
+from gpu_mesh.store.embedded import Address
+from gpu_mesh.store.scripts import sha, source
 from workers.lease import Lease, Tick
 from workers.pulse import Pulse
 
 TTL_S = 0.5
+#: How often a client sends what it gets no answer to.
+TRIES = 2
 WORKER = "gpu0@lease"
 
 
@@ -155,10 +160,34 @@ def test_the_children_know_of_a_loss_before_anything_else(broker: str):
         asked_at = time.monotonic() + 3600  # after any lease's beginning
         with lease(broker, Pulse(), lambda: covered.append(BOARD.covers(asked_at))):
             assert BOARD.covers(asked_at)
-            claims.reap(client, worker=WORKER, max_deliveries=5)
+            leases.reap(client, worker=WORKER, max_deliveries=5)
             wait_for(lambda: covered, "the loss")
             wait_for(lambda: _left_s(client) > 0, "a new lease")
     assert covered == [False]
+
+
+def test_a_lease_reaps_no_job_of_its_own(broker: str, redis_server: Address):
+    """DESIGN §6: it began, but the answer was lost, and its worker claimed: what a predecessor held is taken once."""
+    with connect(Settings(broker_url=broker)) as client, cutting_proxy(redis_server.port) as proxy:
+        client.script_load(source("renew"))
+
+        def claims_meanwhile(asked: bytes, answer: bytes) -> bool:
+            if sha("renew").encode() not in asked or _end_s(client) == 0:
+                return False
+            if proxy.cuts < TRIES - 1:
+                return True
+            record = "internal:6\t1\t0\t1\t1\tnormal\t1\t\ttask"
+            client.hset(keys.claims(WORKER), mapping={"tag": record, "=tag": "{}"})
+            proxy.heal()
+            return True
+
+        proxy.cut(claims_meanwhile)
+        url = redis_server.url.replace(f":{redis_server.port}/", f":{proxy.server_address[1]}/")
+        with lease(url, Pulse()):
+            wait_for(lambda: BOARD.covers(time.monotonic()), "the lease")
+            assert proxy.cuts == TRIES
+            assert claims.holds(client, WORKER, "tag")
+        assert not claims.holds(client, WORKER, "tag")
 
 
 def test_a_replaced_run_overwrites_no_checkpoint(broker: str):

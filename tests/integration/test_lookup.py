@@ -13,7 +13,7 @@ from gpu_mesh.domain.claim import Rules
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import details, lookup
 from gpu_mesh.settings import settings
-from gpu_mesh.store import claims, keys
+from gpu_mesh.store import keys, leases
 from gpu_mesh.store.client import connect
 
 pytestmark = [
@@ -100,7 +100,7 @@ def claimed() -> str:
     """A task that a worker holds, with another as its standby; its id."""
     task_id = str(add.apply_async((1, 1), priority=9, memory_gb=3).id)
     with connect(settings()) as client:
-        claims.renew(client, WORKER, 30, anew=True)
+        leases.renew(client, WORKER, 30, anew=True)
         raw = client.rpop("internal")
         tag = json.loads(raw)["properties"]["delivery_tag"]
         now = str(int(time.time() * 1e6))

@@ -12,7 +12,7 @@ from sample_tasks import add
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.settings import settings
-from gpu_mesh.store import claims, journal, keys, progress, queues
+from gpu_mesh.store import claims, journal, keys, leases, progress, queues
 from gpu_mesh.store.client import connect
 from gpu_mesh.store.scripts import script
 
@@ -83,7 +83,7 @@ def claimed(client: redis.Redis, worker: str, task_id: str, body: str = "") -> c
     """A task sent and claimed by the worker."""
     headers = {"id": task_id, "task": "app.answer", "mesh": {"needs": {}, "priority": 7, "sent_at": 1.0}}
     raw = json.dumps({"body": body, "headers": headers, "properties": {"delivery_tag": task_id}})
-    claims.renew(client, worker, 60.0, anew=True)
+    leases.renew(client, worker, 60.0, anew=True)
     script(client, "publish")(args=["customer:3", raw, "high", "{}", task_id, task_id, "normal"])
     number = client.hget("gpumesh:needs", "={}")
     claimant = claims.Claimant(
@@ -107,7 +107,7 @@ def test_what_is_claimed_runs_longest_first(client: redis.Redis, body: str):
     assert (entry["sent_at"], entry["deliveries"], entry["siblings"], entry["standby"]) == (1.0, 1, [], None)
     assert entry["waited_s"] == pytest.approx(entry["started_at"] - 1.0)
     claims.ack(client, "gpu1@a", first.tag)
-    claims.reap(client, worker="gpu0@a", max_deliveries=5)
+    leases.reap(client, worker="gpu0@a", max_deliveries=5)
     assert journal.running(client) == []
     assert second.tag == "two"
 

@@ -23,7 +23,7 @@ from gpu_mesh import app
 from gpu_mesh.cli.root import root
 from gpu_mesh.cli.streaming import BEGINS_ANEW
 from gpu_mesh.errors import BrokerUnavailable, InvalidTask, StreamIncomplete
-from gpu_mesh.services import following, streaming
+from gpu_mesh.services import following, patience, streaming
 from gpu_mesh.services.following import Piece, follow
 from gpu_mesh.services.streaming import StreamWriter, end_stream, put_to_redis
 from gpu_mesh.settings import Settings, settings
@@ -392,7 +392,7 @@ def test_redis_away_for_the_reader(tmp_path: Any, monkeypatch: pytest.MonkeyPatc
         ).start()
         assert next(pieces) == Piece("two")
         back.join()
-        monkeypatch.setattr(following, "AWAY_S", 0.5)
+        monkeypatch.setattr(patience, "AWAY_S", 0.5)
         server.stop()
         with pytest.raises(BrokerUnavailable, match="does not answer"):
             next(pieces)

@@ -253,3 +253,13 @@ def test_queue_that_expires(mesh: Any):
         kombu.Producer(channel).publish("soon gone", routing_key="revenue", priority=0)
     with connect(settings()) as client:
         assert 0 < client.pttl("revenue") <= 60_000
+
+
+@pytest.mark.parametrize("header", ["revenue", [1], {"needs": [1]}], ids=repr)
+def test_a_malformed_header_is_not_indexed_as_needing_nothing(mesh: Any, header: Any):
+    """DESIGN §5: sent through our transport it lies as a stranger's does, for a look to put it away."""
+    with mesh.channel() as channel:
+        producer = kombu.Producer(channel)
+        producer.publish([[], {}, {}], routing_key="revenue", priority=0, headers={"id": "a", "mesh": {"needs": {}}})
+        producer.publish([[], {}, {}], routing_key="revenue", priority=0, headers={"id": "b", "mesh": header})
+    assert (waiting("revenue"), indexed("revenue")) == (2, 1)

@@ -13,7 +13,7 @@ import redis
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.queues import GPU_QUEUES, Band
 from gpu_mesh.domain.scoring import mode_of
-from gpu_mesh.store import claims, keys
+from gpu_mesh.store import claims, keys, leases
 from gpu_mesh.store.scripts import script
 
 STEPS = {Band.CRITICAL: "", Band.HIGH: ":3", Band.NORMAL: ":6", Band.LOW: ":9"}
@@ -46,6 +46,13 @@ def publish(client: redis.Redis, queue: str, band: Band, needs: Mapping[str, Any
     return str(script(client, "publish")(args=[queue + STEPS[band], raw, band, text, tag, tag, mode_of(band)]))
 
 
+def send(client: redis.Redis, queue: str = "internal", **needs: object) -> str:
+    """One of ours; returns its tag."""
+    tag = new_tag()
+    publish(client, queue, Band.NORMAL, needs, tag)
+    return tag
+
+
 @dataclass
 class Device:
     """A worker that judges needs by `max_gb`, as the real claimer does, and knows what it holds."""
@@ -63,7 +70,7 @@ class Device:
 
     def start(self) -> Device:
         """Begin its lease."""
-        claims.renew(self.client, self.worker, TTL_S, anew=True)
+        leases.renew(self.client, self.worker, TTL_S, anew=True)
         return self
 
     def ask(self) -> claims.ClaimReply:

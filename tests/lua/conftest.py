@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from claiming import Device
 from redis_servers import RedisServer, running
 
 
@@ -26,3 +27,9 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
         found.flushall()
         yield found
         found.config_set("maxmemory", 0)
+
+
+@pytest.fixture
+def device(client: redis.Redis) -> Device:
+    """One with a lease."""
+    return Device(client, max_gb=24).start()

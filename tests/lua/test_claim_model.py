@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gpu_mesh.domain import claim as model
 from gpu_mesh.domain.queues import GPU_QUEUES, Band
-from gpu_mesh.store import claims, gates
+from gpu_mesh.store import claims, gates, leases
 
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 NEEDS: list[dict[str, Any]] = [
@@ -26,8 +26,8 @@ NEEDS: list[dict[str, Any]] = [
     {"model": "a"},
     {"memory_gb": 80},
 ]
-#: Ages around every bound there is, s; equal ones make ties.
-AGES = st.sampled_from([0.0, 1.0, 59.0, 61.0, 900.0, 1799.0, 1801.0, 5000.0, 1e6])
+#: Ages around every bound there is, s; equal ones make ties, and the clock may have stepped back since.
+AGES = st.sampled_from([-3600.0, -1.0, 0.0, 1.0, 59.0, 61.0, 900.0, 1799.0, 1801.0, 5000.0, 1e6])
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ MESSAGES = st.lists(
     ),
     max_size=25,
 )
-SCOPES = st.sampled_from(["mesh", "node", "gpu0@node", "other", "gpu1@node", "gpu0@other"])
+SCOPES = st.sampled_from([gates.MESH, "node", "gpu0@node", "other", "mesh", "gpu1@node", "gpu0@other"])
 GATES = st.sets(st.tuples(st.sampled_from(GPU_QUEUES), st.sampled_from(["window", "manual"]), SCOPES), max_size=3)
 TOTALS = st.dictionaries(st.sampled_from(GPU_QUEUES), st.sampled_from([0.0, 10.0, 1000.0]), max_size=3)
 
@@ -76,7 +76,7 @@ def test_script_and_model_take_the_same_messages(
     device = Device(client, max_gb=max_gb, loaded=loaded, queues=tuple(sorted(queues)), rules=rules).start()
     for queue, reason, scope in closings:
         gates.close(client, queue, reason, scope=scope)
-    closed = {queue for queue, _, scope in closings if scope in ("mesh", "node", "gpu0@node")}
+    closed = {queue for queue, _, scope in closings if scope in (gates.MESH, "node", "gpu0@node")}
     for queue, total in totals.items():
         client.hset("gpumesh:gated", queue, f"{total * 1e6:.0f}")
     world = _send(client, messages)
@@ -203,7 +203,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1))
     def reap(self, which):
         device = self.devices[which]
-        claims.reap(self.client, max_deliveries=MAX_DELIVERIES, worker=device.worker)
+        leases.reap(self.client, max_deliveries=MAX_DELIVERIES, worker=device.worker)
         device.held.clear()
         device.start()
 

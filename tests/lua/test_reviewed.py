@@ -6,26 +6,13 @@ import json
 
 import pytest
 import redis
-from claiming import MAX_DELIVERIES, Device, envelope, new_tag, publish, tags_in, waiting
+from claiming import MAX_DELIVERIES, Device, envelope, new_tag, send, tags_in, waiting
 from waiting import wait_for
 
 from gpu_mesh.domain.claim import Rules
-from gpu_mesh.domain.queues import Band
-from gpu_mesh.store import claims, gates
+from gpu_mesh.errors import InvalidValue
+from gpu_mesh.store import claims, gates, leases
 from gpu_mesh.store.scripts import script
-
-
-@pytest.fixture
-def device(client: redis.Redis) -> Device:
-    """One with a lease."""
-    return Device(client, max_gb=24).start()
-
-
-def send(client: redis.Redis, queue: str = "internal", **needs: object) -> str:
-    """One of ours; returns its tag."""
-    tag = new_tag()
-    publish(client, queue, Band.NORMAL, needs, tag)
-    return tag
 
 
 def dead(client: redis.Redis) -> list[str]:
@@ -34,7 +21,7 @@ def dead(client: redis.Redis) -> list[str]:
 
 
 def reap(client: redis.Redis, device: Device) -> None:
-    claims.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)
+    leases.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)
     device.start().held.clear()
 
 
@@ -53,16 +40,17 @@ def test_what_comes_back_into_a_purged_list_is_claimed(client, device):
 
 
 def test_a_message_moved_from_behind_a_gate_is_claimed(client, device):
-    """Its queue was gated for longer than the one it goes to."""
+    """Its queue was gated for longer than the one it goes to: it keeps its age and its deliveries."""
     tag = send(client)
-    device.claim()
+    first = device.claim()
     gates.close(client, "internal", "manual")
     claims.hand_back(client, device.worker, tag, counts=True, max_deliveries=MAX_DELIVERIES)
     device.held.clear()
     client.hset("gpumesh:gated", "+internal", client.time()[0] * 10**6 - 10**9)
     (raw,) = client.lrange("internal:6", 0, -1)
     assert script(client, "move")(args=["internal:6", raw, "customer:6", raw, tag, ""])
-    assert device.claim().tag == tag
+    again = device.claim()
+    assert (again.tag, again.at, again.deliveries) == (tag, first.at, 2)
 
 
 def test_a_clock_that_steps_back_behind_a_gate_stops_nobody(client, device):
@@ -80,6 +68,40 @@ def test_a_clock_that_steps_back_hides_no_stranger_s_message(client, device):
     client.lpush("internal", envelope(new_tag()))
     device.look = ""  # as a worker asks after a pause
     assert not isinstance(device.ask(), claims.Idle)
+
+
+@pytest.mark.parametrize("node", ["mesh", "looked", "idle"])
+def test_a_node_may_bear_any_name(client, node):
+    """N2: a gate of a node that is called as something of ours is that node's alone."""
+    tag = send(client, "ai-batch")
+    assert gates.close(client, "ai-batch", "manual", scope=node)
+    own, other = (Device(client, f"gpu0@{name}").start() for name in (node, "other"))
+    assert own.claim() is None
+    assert other.claim().tag == tag
+    assert client.hget("gpumesh:gated", "+ai-batch") is None  # the mesh's time behind gates does not run
+    assert gates.reopen(client, "ai-batch", "manual", scope=node)
+    assert gates.close(client, "ai-batch", "manual")
+    for device in (own, other):
+        device.ack(tag)
+        assert device.claim() is None
+
+
+@pytest.mark.parametrize("scope", ["", "=looked", "!x", "+x", ":x", "a@b@c", "@x", "x@", "**", "a b", "*@x", "x\n"])
+def test_a_scope_that_could_mean_another_is_refused(client, scope):
+    for call in (gates.close, gates.reopen):
+        with pytest.raises(InvalidValue, match=r"^scope="):
+            call(client, "ai-batch", "manual", scope=scope)
+    for cordon in (lambda: gates.cordon(client, scope, "why"), lambda: gates.uncordon(client, scope)):
+        with pytest.raises(InvalidValue, match=r"^scope="):
+            cordon()
+    assert client.keys("*") == []
+
+
+@pytest.mark.parametrize(("queue", "reason"), [("a|b", "manual"), ("a,b", "manual"), ("ai-batch", "x@y"), ("", "x")])
+def test_a_gate_of_no_name_is_refused(client, queue, reason):
+    with pytest.raises(InvalidValue, match=r"^(queue|reason)="):
+        gates.close(client, queue, reason)
+    assert client.keys("*") == []
 
 
 def test_a_cordoned_device_serves_no_sibling_s_job(client):
@@ -135,6 +157,22 @@ def test_a_malformed_message_behind_what_a_stranger_took(client, device):
     assert tags_in([client.rpop("internal:6")]) == [first]
     assert device.drain() == [last]
     assert client.keys("gpumesh:group:*") == []
+
+
+def test_a_look_that_mends_counts_what_is_left(client, device):
+    """Putting away what is malformed makes the list shorter: nothing beyond its end is indexed."""
+    first = send(client)
+    assert device.drain() == [first]  # the needs of all are judged
+    taken, *left = [new_tag() for _ in range(3)]
+    client.lpush("internal:6", envelope(taken), "{", *(envelope(tag) for tag in left))
+    urgent = send(client, "revenue")
+    device.look = "1"
+    assert device.claim().tag == urgent  # indexes all of them, and meets none
+    assert tags_in([client.rpop("internal:6")]) == [taken]
+    client.config_resetstat()
+    device.look = "1"
+    assert device.drain() == left
+    assert "cmdstat_unlink" not in client.info("commandstats")
 
 
 def test_nothing_is_remembered_of_what_is_done(client, device):

@@ -6,26 +6,14 @@ import json
 
 import pytest
 import redis
-from claiming import MAX_DELIVERIES, Device, envelope, new_tag, publish, tags_in, waiting
+from claiming import MAX_DELIVERIES, Device, envelope, new_tag, publish, send, tags_in, waiting
 
+from gpu_mesh.domain.header import wrong_header
 from gpu_mesh.domain.queues import Band
-from gpu_mesh.store import claims, gates, ranking
+from gpu_mesh.store import claims, gates, leases, ranking
 from gpu_mesh.store.scripts import script
 
 MISFITS = 10_000
-
-
-@pytest.fixture
-def device(client: redis.Redis) -> Device:
-    """One with a lease."""
-    return Device(client, max_gb=24).start()
-
-
-def send(client: redis.Redis, queue: str = "internal", **needs: object) -> str:
-    """One of ours; returns its tag."""
-    tag = new_tag()
-    publish(client, queue, Band.NORMAL, needs, tag)
-    return tag
 
 
 def dead(client: redis.Redis) -> list[dict]:
@@ -86,7 +74,7 @@ def test_requeue_keeps_age_and_counts(client, device):
 def test_late_calls_change_nothing(client, device):
     tag = send(client)
     device.claim()
-    claims.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)
+    leases.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)
     assert not claims.ack(client, device.worker, tag)
     assert not claims.bury(client, device.worker, tag, why="late")
     assert not claims.hand_back(client, device.worker, tag, counts=True, max_deliveries=MAX_DELIVERIES)
@@ -97,12 +85,12 @@ def test_reap_takes_from_whom_the_lease_ended(client, device):
     """F1."""
     tag = send(client)
     device.claim()
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == []
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == []
     client.zadd("gpumesh:leases", {device.worker: 1})
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == [claims.Reaped(device.worker, tag, "requeued")]
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == [leases.Reaped(device.worker, tag, "requeued")]
     other = Device(client, "gpu1@node").start().claim()
     assert (other.tag, other.deliveries) == (tag, 2)
-    assert not claims.renew(client, device.worker, 10)
+    assert not leases.renew(client, device.worker, 10)
 
 
 def test_a_redis_that_was_away_reaps_nobody(client, device):
@@ -111,11 +99,11 @@ def test_a_redis_that_was_away_reaps_nobody(client, device):
     device.claim()
     client.zadd("gpumesh:leases", {device.worker: 1})
     client.set("gpumesh:renewed", "1")
-    assert claims.renew(client, "gpu1@node", 10, anew=True)
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == []
-    assert claims.renew(client, device.worker, 10)
+    assert leases.renew(client, "gpu1@node", 10, anew=True)
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == []
+    assert leases.renew(client, device.worker, 10)
     client.set("gpumesh:grace", "1")
-    assert claims.reap(client, max_deliveries=MAX_DELIVERIES) == []
+    assert leases.reap(client, max_deliveries=MAX_DELIVERIES) == []
     assert claims.holds(client, device.worker, tag)
 
 
@@ -160,8 +148,8 @@ def test_a_full_redis_refuses_publishing_and_lets_work_finish(client, device):
     assert {key: client.dump(key) for key in client.scan_iter()} == before
     assert device.ack(tags[0])
     assert device.claim().tag == tags[1]
-    assert claims.renew(client, device.worker, 60)
-    assert len(claims.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)) == 1
+    assert leases.renew(client, device.worker, 60)
+    assert len(leases.reap(client, worker=device.worker, max_deliveries=MAX_DELIVERIES)) == 1
     device.start().held.clear()
     assert device.drain() == tags[1:]
 
@@ -179,7 +167,33 @@ def test_what_is_no_message_goes_to_the_dead_letters(client, device, raw):
     assert client.lrange("gpumesh:dead", 0, -1)[0].partition("\n")[2] == raw
 
 
-HOSTILE = [1, "x", [], None, {}, {"needs": []}, {"needs": [1, 2]}, {"needs": "all"}, {"needs": {"memory_gb": []}}]
+NO_OBJECTS = [1, "x", True, False, "", 0, [1], [{}], [None]]
+WRONG_HEADERS = NO_OBJECTS + [{"needs": needs} for needs in NO_OBJECTS]
+
+
+@pytest.mark.parametrize("mesh", WRONG_HEADERS, ids=repr)
+@pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
+def test_a_header_that_is_no_object_is_malformed(client, device, mesh, long):
+    """§5: it might have meant needs; script and model (domain/header.py) give the same reason."""
+    client.lpush("internal", raw := envelope(wrong := new_tag(), mesh=mesh, body="x" * 20_000 if long else "W10="))
+    tag = send(client)
+    assert device.drain() == [tag]
+    [letter] = dead(client)
+    assert (letter["why"], letter["id"]) == (wrong_header(mesh), wrong)
+    assert client.lrange("gpumesh:dead", 0, -1)[0].partition("\n")[2] == raw
+    assert client.keys("gpumesh:group:*") == []
+
+
+@pytest.mark.parametrize("mesh", [None, [], {}, {"needs": None}, {"needs": []}, {"needs": {}}], ids=repr)
+def test_a_header_that_says_nothing_needs_nothing(client, device, mesh):
+    """§4: as of a stock producer, which writes none."""
+    raw = envelope(tag := new_tag(), mesh={})
+    client.lpush("internal", raw.replace('"mesh": {}', f'"mesh": {json.dumps(mesh)}'))
+    assert device.drain() == [tag]
+    assert wrong_header(mesh) is None
+
+
+HOSTILE: list[object] = [{"needs": {"memory_gb": []}}]
 HOSTILE += [{"needs": {"memory_gb": number}} for number in (float("nan"), float("inf"), 1e308, -1, "8")]
 HOSTILE += [{"needs": {"labels": {"a": text}}} for text in ("}", "{", '"', '\\"}', "\t\n|,", "x" * 1_000_000)]
 HOSTILE += [{"needs": {"a": {"b": {"c": [{}]}}}}, {"priority": "x", "needs": {}}]

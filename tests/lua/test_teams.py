@@ -11,7 +11,7 @@ from claiming import MAX_DELIVERIES, Device, new_tag, publish, waiting
 
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.queues import Band
-from gpu_mesh.store import claims, ranking
+from gpu_mesh.store import claims, leases, ranking
 
 PAIR = {"gpu_count": 2}
 
@@ -38,6 +38,13 @@ def pair(client: redis.Redis) -> list[Sibling]:
 def send(client: redis.Redis, queue: str = "ai-batch", needs: dict[str, Any] | None = None) -> str:
     tag = new_tag()
     publish(client, queue, Band.NORMAL, needs or {}, tag)
+    return tag
+
+
+def occupy(client: redis.Redis, device: Device) -> str:
+    """Have the device run something; its tag."""
+    tag = send(client)
+    assert device.claim().tag == tag
     return tag
 
 
@@ -70,7 +77,7 @@ def test_the_sibling_is_free_however_the_job_ends(client, pair, ending):
     elif ending == "bury":
         claims.bury(client, first.worker, tag, why="test")
     else:
-        claims.reap(client, worker=first.worker, max_deliveries=MAX_DELIVERIES)
+        leases.reap(client, worker=first.worker, max_deliveries=MAX_DELIVERIES)
         first.start()
     single = send(client, "revenue")
     assert second.claim().tag == single
@@ -79,8 +86,7 @@ def test_the_sibling_is_free_however_the_job_ends(client, pair, ending):
 def test_the_job_waits_for_a_busy_sibling_which_is_kept_for_it(client, pair):
     """The oldest job of two holds devices as they come free: newer work of its class does not pass it for ever."""
     first, second = pair
-    running = send(client)
-    assert second.claim().tag == running
+    running = occupy(client, second)
     job = send(client, needs=PAIR)
     later = [send(client) for _ in range(3)]
     assert first.claim() is None
@@ -99,15 +105,14 @@ def test_devices_are_kept_for_a_bounded_time(client, pair):
     first, second = pair
     for device in pair:
         device.rules = Rules(gather_s=0.001)
-    running = send(client)
-    assert second.claim().tag == running
+    occupy(client, second)
     send(client, needs=PAIR)
     single = send(client)
     assert first.claim() is None  # this claim began to keep it
     for device in pair:
         device.rules = Rules(gather_s=3600.0)
     kept = client.hget("gpumesh:gather", "node").split("\t")
-    client.hset("gpumesh:gather", "node", "\t".join([*kept[:3], "1", str(10**17)]))
+    client.hset("gpumesh:gather", "node", "\t".join([*kept[:3], "1", f"{(client.time()[0] + 3600) * 10**6}"]))
     assert first.claim().tag == single
 
 
@@ -116,8 +121,7 @@ def test_devices_need_not_be_kept(client, pair):
     first, second = pair
     for device in pair:
         device.rules = Rules(gather_s=0.0)
-    running = send(client)
-    assert second.claim().tag == running
+    occupy(client, second)
     send(client, needs=PAIR)
     single = send(client)
     assert first.claim().tag == single
@@ -125,8 +129,7 @@ def test_devices_need_not_be_kept(client, pair):
 
 def test_a_more_important_job_of_two_takes_over(client, pair):
     first, second = pair
-    running = send(client)
-    assert second.claim().tag == running
+    running = occupy(client, second)
     batch = send(client, needs=PAIR)
     assert first.claim() is None
     customer = send(client, "customer", needs=PAIR)
@@ -164,7 +167,7 @@ def test_a_critical_task_names_a_standby_that_is_woken_first(client):
     for device in (others[2], others[0], others[1]):
         assert device.claim() is None
     client.delete(*client.keys("gpumesh:wake:*") or ["none"])
-    claims.reap(client, worker=first.worker, max_deliveries=MAX_DELIVERIES)
+    leases.reap(client, worker=first.worker, max_deliveries=MAX_DELIVERIES)
     assert client.keys("gpumesh:wake:*") == ["gpumesh:wake:gpu0@b"]
 
 

@@ -31,6 +31,20 @@ __all__ = ["BareWorker", "KillableRedis", "Mesh", "mesh", "mesh_app"]
 class KillableRedis(RedisServer):
     """A Redis with an append-only file that can die of SIGKILL and come back."""
 
+    @property
+    def _log_of_writes(self) -> Path:
+        # Redis 7 keeps it in parts.
+        return next(self.folder.glob("appendonlydir/*.incr.aof"), self.folder / "appendonly.aof")
+
+    def written(self) -> int:
+        """Bytes of its append-only file."""
+        return self._log_of_writes.stat().st_size
+
+    def lose_power(self, written: int) -> None:
+        """Its machine dies: SIGKILL, and what was written after the first `written` bytes never reached the disk."""
+        self.kill()
+        os.truncate(self._log_of_writes, written)
+
     def kill(self) -> None:
         """SIGKILL."""
         assert self._process is not None
@@ -159,6 +173,14 @@ class Mesh:
         for worker in found:
             worker.await_ready()
         return found
+
+    def revive(self) -> None:
+        """Start those again that a test ended."""
+        dead = [worker for worker in self.all_workers if not worker.alive()]
+        for worker in dead:
+            worker.start(wait=False)
+        for worker in dead:
+            worker.await_ready()
 
     def send(self, seconds: float = 0.0, **options: Any) -> str:
         """Submit a task that takes `seconds`; its id."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
 from celery import group, shared_task
 from sample_tasks import add, total
+from waiting import wait_gone
+
+#: Longest wait of a held task, s: a test that forgets it must not keep a worker.
+HOLD_S = 60.0
 
 
 @shared_task(bind=True)
@@ -36,8 +41,7 @@ def write(value, path):
 def hold_and_send(path, sent):
     """Be busy until `path` is gone, then send a task of our own, which writes to `sent`."""
     Path(path).touch()
-    while Path(path).exists():
-        time.sleep(0.02)
+    wait_gone(path, HOLD_S)
     write.delay("sent", sent)
     return "done"
 
@@ -60,8 +64,9 @@ def now():
 
 
 @shared_task
-def sleep(seconds):
-    time.sleep(seconds)
+def idle(seconds):
+    """Be busy for so long, unless ended before."""
+    threading.Event().wait(seconds)
 
 
 @shared_task(bind=True)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import signal
-import time
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from celery import shared_task
+from waiting import wait_gone
 
-__all__ = ["Ledger", "hold", "poison", "work"]
+__all__ = ["Ledger", "hold", "limited", "poison", "work"]
 
 #: Longest wait of a held task, s: a test that forgets it must not keep a worker.
 HOLD_S = 60.0
@@ -33,7 +34,7 @@ def _append(path: str, what: str, request) -> None:
 def work(self, ledger, seconds=0.0):
     """Write that it started, be busy for `seconds`, write that it ended."""
     _append(ledger, "start", self.request)
-    time.sleep(seconds)
+    threading.Event().wait(seconds)
     _append(ledger, "end", self.request)
 
 
@@ -41,11 +42,16 @@ def work(self, ledger, seconds=0.0):
 def hold(self, ledger, gate):
     """Be busy until the file `gate` is gone. The result says who did it."""
     _append(ledger, "start", self.request)
-    end = time.monotonic() + HOLD_S
-    while Path(gate).exists() and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_gone(gate, HOLD_S)
     _append(ledger, "end", self.request)
     return self.request.hostname
+
+
+@shared_task(bind=True, name="ledger.limited", ignore_result=True, rate_limit="1/s")
+def limited(self, ledger):
+    """Write that it started and ended; a worker begins one a second."""
+    _append(ledger, "start", self.request)
+    _append(ledger, "end", self.request)
 
 
 @shared_task(bind=True, name="ledger.poison", ignore_result=True)
@@ -53,7 +59,7 @@ def poison(self, ledger):
     """Kill the worker that runs it."""
     _append(ledger, "start", self.request)
     os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(HOLD_S)
+    threading.Event().wait(HOLD_S)  # it dies with its parent
 
 
 @dataclass(frozen=True, slots=True)

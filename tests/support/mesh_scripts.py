@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import psutil
+from processes import runs
 
 __all__ = ["SECRETS", "SPAWN", "alive", "pids_in", "write_scripts"]
 
@@ -22,8 +22,9 @@ SECRETS = {
 
 #: Three processes besides the script: a child, one in a session of its own, and one that lost its parent.
 SPAWN = """
-import json, os, pathlib, signal, subprocess, sys, time
-SLEEP = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"]
+import json, os, pathlib, signal, subprocess, sys, threading, time
+DEAF = "import signal, threading; signal.signal(signal.SIGTERM, signal.SIG_IGN); threading.Event().wait(60)"
+SLEEP = [sys.executable, "-c", DEAF]
 def spawn(path):
     found = [os.getpid(), subprocess.Popen(SLEEP).pid, subprocess.Popen(SLEEP, start_new_session=True).pid]
     reader, writer = os.pipe()
@@ -58,7 +59,9 @@ for line in json.load(sys.stdin)["lines"]:
 import json, pathlib, sys, time
 given = json.load(sys.stdin)
 print(json.dumps({"progress": {"done": 3, "total": 10}}))
+end = time.monotonic() + 60
 while pathlib.Path(given["gate"]).exists():
+    assert time.monotonic() < end
     time.sleep(0.01)
 print(json.dumps({"result": "done"}))
 """,
@@ -94,7 +97,7 @@ elif given.get("note"):
     signal.signal(signal.SIGTERM, note)
 spawn(given["pids"])
 if not given.get("ends"):
-    time.sleep(60)
+    threading.Event().wait(60)
 print(json.dumps({"result": "left"}))
 """,
     "steps.py": SPAWN
@@ -157,4 +160,4 @@ def pids_in(path: Path) -> list[int]:
 
 def alive(pids: list[int]) -> list[int]:
     """Those that run still."""
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    return [pid for pid in pids if runs(pid)]

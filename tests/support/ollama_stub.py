@@ -22,7 +22,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-from stub_server import Fault, StubServer, answer_tokens, serve, vector
+from stub_answers import answer_tokens, vector
+from stub_server import Fault, StubServer, serve
 
 __all__ = ["GB", "OllamaStub", "StubModel"]
 

@@ -10,10 +10,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from waiting import wait_for
 
 #: How long a mesh may take to start on a slow machine, s.
 START_S = 60.0
+
+
+def runs(pid: int) -> bool:
+    """Whether the process lives; one that nobody has waited for does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager

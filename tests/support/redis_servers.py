@@ -30,6 +30,7 @@ class RedisServer:
 
     def __init__(self, folder: Path, *lines: str, password: str | None = None, sentinel: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self.port = free_port()
         self.password = password
         self._config = folder / "redis.conf"

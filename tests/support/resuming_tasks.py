@@ -10,6 +10,7 @@ from celery import shared_task
 from celery.worker.control import control_command
 from celery.worker.state import active_requests
 from ledger_tasks import _append
+from waiting import wait_gone
 
 __all__ = ["hang_loop", "second_time", "steps", "yield_now"]
 
@@ -58,7 +59,5 @@ def yield_now(state, reason):
 @control_command(args=[("gate", str)])
 def hang_loop(state, gate):
     """The event loop does nothing else while the file `gate` is there."""
-    end = time.monotonic() + HOLD_S
-    while Path(gate).exists() and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_gone(gate, HOLD_S)
     return {"ok": True}

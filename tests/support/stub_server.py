@@ -1,23 +1,19 @@
-"""What the engines' stubs share: a FastAPI app on a port of 127.0.0.1, in a thread or a process; faults on order.
-
-Texts and vectors are the same for the same input, on any machine.
-"""
+"""What the engines' stubs share: a FastAPI app on a port of 127.0.0.1, in a thread or a process; faults on order."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import math
 import os
-import re
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,14 +24,12 @@ import httpx
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-__all__ = ["Fault", "StubServer", "answer_tokens", "stub_process", "vector"]
+__all__ = ["Fault", "StubServer", "serve", "stub_process"]
 
 #: Between two looks whether the client is still there, s.
 LOOK_S = 0.01
 #: How long a stub may take to start or to end, s.
 DEADLINE_S = 20.0
-#: Dimensions of a stub's vectors.
-DIMENSIONS = 64
 
 
 @dataclass(slots=True)
@@ -54,7 +48,7 @@ class Fault:
     after: int = 2
 
 
-class StubServer:
+class StubServer(ABC):
     """A server in a thread of this process; with `with` it ends with the block. Knobs are plain attributes."""
 
     #: What `POST /stub/set` may set.
@@ -163,9 +157,9 @@ class StubServer:
             self.abort(request)
         return body, Response()
 
+    @abstractmethod
     def error(self, status: int, text: str) -> Response:
         """A failure, in the server's own form."""
-        raise NotImplementedError
 
     async def tokens(self, request: Request, tokens: Sequence[str]) -> Any:
         """The tokens at their pace, until the client goes; yields a Fault in place of one where it was ordered."""
@@ -256,33 +250,6 @@ def _reset(protocol: Any) -> None:
         # No lingering: the other end sees a reset, as from a process that was killed.
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
-
-
-def answer_tokens(
-    prompt: str, *, length: int | None = None, limit: int | None = None, stop: Sequence[str] = ()
-) -> tuple[list[str], str]:
-    """Tokens of the answer to `prompt`, and why it ends: `stop` or `length`."""
-    words = f"You said: {prompt}".split()
-    if length is not None:
-        words = [words[index % len(words)] for index in range(length)]
-    text = " ".join(words)
-    cuts = [at for mark in stop if (at := text.find(mark)) >= 0]
-    tokens = re.findall(r"\s*\S+", text[: min(cuts)] if cuts else text)
-    if limit is not None and 0 <= limit < len(tokens):
-        return tokens[:limit], "length"
-    return tokens, "stop"
-
-
-def vector(text: str, dimensions: int = DIMENSIONS) -> list[float]:
-    """A vector for a text: texts that share words, or parts of words, are near each other. Not of length 1."""
-    lowered = f" {text.casefold()} "
-    parts = [*re.findall(r"\w+", lowered), *(lowered[i : i + 3] for i in range(len(lowered) - 2)), text]
-    sums = [0.0] * dimensions
-    for part in parts:
-        digest = hashlib.blake2b(part.encode(), digest_size=8).digest()
-        sums[int.from_bytes(digest[:4], "big") % dimensions] += 1.0 if digest[4] & 1 else -1.0
-        sums[int.from_bytes(digest[4:], "big") % dimensions] += 0.5
-    return sums
 
 
 @contextmanager

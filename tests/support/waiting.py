@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,3 +20,8 @@ def wait_for(condition: Callable[[], T], what: str, timeout_s: float = 20.0) -> 
         assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
         time.sleep(POLL_S)
     return value
+
+
+def wait_gone(path: str | Path, timeout_s: float) -> None:
+    """Wait until the file is gone: how tests hold a task."""
+    wait_for(lambda: not Path(path).exists(), f"the end of {path}", timeout_s)

@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 
 from gpu_mesh.cli import output
+from gpu_mesh.cli.root import root
+from gpu_mesh.errors import InvalidTask
 
 
 def test_an_id_is_never_cut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -19,3 +21,11 @@ def test_an_id_is_never_cut(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith(f"{long} ") for line in lines)
     assert all(len(line) <= 80 for line in lines)
+
+
+@pytest.mark.parametrize("command", [["wait"], ["cancel"], ["tasks", "show"], ["dead", "show"], ["dead", "drop"]])
+@pytest.mark.parametrize("task_id", ["", "  "])
+def test_no_id_is_refused_by_name(command: list[str], task_id: str):
+    """A shell's variable that is not set: before Redis is asked, and without a traceback."""
+    with pytest.raises(InvalidTask, match=r"task_id='.*gpu-mesh submit"):
+        root.main([*command, task_id], standalone_mode=False)

@@ -85,7 +85,7 @@ def _root(folder: Path | None) -> Path:
         raise InvalidSetting(setting, "", "unset on this worker: name the folder of the scripts that it may run")
     try:
         root = folder.resolve(strict=True)
-        os.listdir(root)  # noqa: PTH208  (a look whether we may, also where it is empty)
+        next(root.iterdir(), None)  # a look whether we may, also where it is empty
     except (OSError, RuntimeError) as exc:
         raise InvalidSetting(setting, str(folder), f"a folder of scripts that this worker may read ({exc})") from None
     return root

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 __all__ = ["Guard", "descendants", "families"]
@@ -50,12 +51,11 @@ def _load_prctl() -> Callable[..., int] | None:
 def families() -> dict[int, list[int]]:
     """The children of every process that has some, on Linux."""
     below: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208
-        if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
-                # The name, in brackets, may hold anything.
-                parent = int(file.read().rpartition(b")")[2].split()[1])
-                below.setdefault(parent, []).append(int(name))
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name, in brackets, may hold anything.
+            parent = int(stat.read_bytes().rpartition(b")")[2].split()[1])
+            below.setdefault(parent, []).append(int(stat.parent.name))
     return below
 
 

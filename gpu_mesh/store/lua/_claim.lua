@@ -29,7 +29,8 @@ for i = 1, #held do
   end
 end
 
-local state = call('HMGET', P .. 'state', '=mesh', node, worker, '!' .. node, '!' .. worker, '+' .. worker, '=looked')
+local state = call('HMGET', P .. 'state', ':*', ':' .. node, ':' .. worker, '!' .. node, '!' .. worker, '+' .. worker,
+  '=looked')
 if state[4] or state[5] then
   stir(worker)
   return {'refused', state[4] or state[5]}

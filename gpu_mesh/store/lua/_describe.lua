@@ -64,16 +64,29 @@ local function needs_text(raw, needs)
   return ok and string.sub(encoded, 1, 1) == '{' and encoded
 end
 
--- What an envelope says of itself; needs number 0 when it is no message.
+-- Whether a decoded value is an object, or nothing as one: none, null, or an empty list, which decodes to the same.
+local function is_object(value)
+  return value == nil or value == cjson.null or type(value) == 'table' and type(next(value)) ~= 'number'
+end
+
+-- Why the header `mesh` can say nothing (domain/header.py); nil when it can, and when a stock producer wrote none.
+local function wrong_header(mesh)
+  if not is_object(mesh) then return 'its mesh header is no object' end
+  if type(mesh) == 'table' and not is_object(mesh.needs) then return 'the needs of its mesh header are no object' end
+end
+
+-- What an envelope says of itself; needs number 0 when it is no message, with the reason.
 local function describe(list, raw)
   local e = decode(raw)
   local h, p = type(e) == 'table' and e.headers, type(e) == 'table' and e.properties
   local tag = type(p) == 'table' and p.delivery_tag
   if type(h) ~= 'table' or type(tag) ~= 'string' or #tag > TAG_LENGTH or not find(tag, '^[!-*,-<>-~][!-~]*$')
     or not find(raw, tag, 1, true) then
-    return {needs = '0', tag = '-', task = '', band = 'normal'}
+    return {needs = '0', tag = '-', task = '', band = 'normal', why = 'malformed'}
   end
   local mesh, task = h.mesh, type(h.id) == 'string' and string.sub(string.gsub(h.id, '[^ -~]', '?'), 1, TAG_LENGTH) or ''
+  local why = wrong_header(mesh)
+  if why then return {needs = '0', tag = tag, task = task, band = 'normal', why = why} end
   local band, needs = 'normal', '{}'
   if type(mesh) == 'table' and type(mesh.needs) == 'table' then
     band = BANDS[match(list, ':([369])$') or '0']

@@ -103,8 +103,9 @@ local function drop_malformed(list)
         local index = tonumber(call('HGET', P .. 'list:' .. list, 'base') or 0) - place - 1
         local raw = index < 0 and index > -math.huge and call('LINDEX', list, index)
         -- Where it should be lies another one, if a stranger took it.
-        if raw and describe(list, raw).needs == '0' then
-          bury(list, cut(list, place), {why = 'malformed', at = clock() / 1e6})
+        local m = raw and describe(list, raw)
+        if m and m.needs == '0' then
+          bury(list, cut(list, place), {why = m.why, at = clock() / 1e6, id = m.task ~= '' and m.task or nil})
         end
         call('ZREM', P .. 'group:' .. g.group, member)
         dropped = dropped + 1

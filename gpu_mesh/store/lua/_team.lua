@@ -28,10 +28,12 @@ local function gathers(m, rank)
   if tonumber(ARGV[10]) == 0 then return false end
   local kept = call('HGET', P .. 'gather', node)
   local group, id, of, til, again = match(kept or '', '^(.*)\t(.*)\t(.*)\t(.*)\t(.*)$')
+  -- What is further ahead than it can be was written before the clock stepped back.
+  local keeps = group and now < tonumber(til) and til - now <= tonumber(ARGV[10])
   if group == m.group and id == m.id then
-    if now < tonumber(til) then return true end
-    if now < tonumber(again) then return false end
-  elseif group and now < tonumber(til) and rank <= tonumber(of) then
+    if keeps then return true end
+    if now < tonumber(again) and again - now <= 2 * ARGV[10] then return false end
+  elseif keeps and rank <= tonumber(of) then
     local head = call('ZRANGE', P .. 'group:' .. group, 0, 0)[1]
     if head and find(head, id .. ' ', 1, true) == 1 then return false end
   end

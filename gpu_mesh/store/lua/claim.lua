@@ -24,7 +24,7 @@
 -- gpumesh:revoked  zset  task id of a cancelled task → when that is forgotten
 -- gpumesh:gather   hash  node → the job its idle devices are kept for: group, id, rank, until, not again before
 -- gpumesh:state    hash  what closes claims, see gate.lua:
---                        =mesh, <node>, <worker> → queues closed in that scope, with commas
+--                        :*, :<node>, :<worker> → queues closed in that scope, with commas
 --                        !<node>, !<worker> → why it is cordoned
 --                        +<worker> → worker and delivery tag, of the job its device serves
 --                        =looked → when strangers' messages were looked for

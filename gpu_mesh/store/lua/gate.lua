@@ -1,6 +1,6 @@
 -- Close a queue for a reason, or drop a reason; a queue is open where it has none.
 --
--- ARGV[1]  queue        ARGV[2]  reason        ARGV[3]  scope: mesh, a node, or a worker (`gpu0@node`)
+-- ARGV[1]  queue        ARGV[2]  reason        ARGV[3]  scope: *, a node, or a worker (`gpu0@node`)
 -- ARGV[4]  since when, by whom and the like, JSON; "" drops the reason
 -- returns  1 when that changed anything, else 0
 --
@@ -27,13 +27,13 @@ for _, name in ipairs(call('HKEYS', gates)) do
     still = still or other == queue
   end
 end
-local field = scope == 'mesh' and '=mesh' or scope
+local field = ':' .. scope
 if #closed > 0 then
   call('HSET', P .. 'state', field, ',' .. table.concat(closed, ',') .. ',')
 else
   call('HDEL', P .. 'state', field)
 end
-if scope == 'mesh' then
+if scope == '*' then
   local now, since = clock(), call('HGET', P .. 'gated', '+' .. queue)
   if still and not since then
     call('HSET', P .. 'gated', '+' .. queue, text(now))
@@ -48,7 +48,7 @@ if still then return 1 end
 local left = 0
 for _, step in ipairs({'', ':3', ':6', ':9'}) do left = left + (tonumber(redis.pcall('LLEN', queue .. step)) or 0) end
 for _, worker in ipairs(left > 0 and call('HKEYS', P .. 'idling') or {}) do
-  if left > 0 and (scope == 'mesh' or worker == scope or match(worker, '@(.*)$') == scope) then
+  if left > 0 and (scope == '*' or worker == scope or match(worker, '@(.*)$') == scope) then
     wake(worker)
     left = left - 1
   end

@@ -18,7 +18,8 @@ if held then
   -- What cannot be read holds no name.
   local sound = ok and type(entry) == 'table' and type(entry.seen_at) == 'number'
   local other = sound and entry.instance ~= ARGV[2] and entry.instance ~= ARGV[5]
-  if other and entry.left ~= true and now - entry.seen_at <= tonumber(ARGV[4]) then
+  -- Either way: the clock may step back.
+  if other and entry.left ~= true and math.abs(now - entry.seen_at) <= tonumber(ARGV[4]) then
     return {0, held}
   end
 end

@@ -1,0 +1,37 @@
+"""Celery's prefork pool, which keeps its jobs when the broker's connection is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.concurrency import asynpool, prefork
+
+__all__ = ["KeepingPool", "TaskPool"]
+
+
+class KeepingPool(asynpool.AsynPool):
+    """What runs the processes."""
+
+    def flush(self) -> None:
+        """A connection was lost: finish what is half written, and keep all jobs.
+
+        Celery drops those that no child has begun, for their messages are delivered again. Claims outlive the
+        connection (DESIGN §6): a job dropped here would be held for ever, by a worker that claims no other.
+        """
+        waiting = [job for job in self._cache.values() if not job._accepted]
+        unsent = tuple(self.outbound_buffer)
+        for job in waiting:
+            job._accepted = True
+        try:
+            super().flush()
+        finally:
+            self.outbound_buffer.extend(unsent)
+            for job in waiting:
+                # A child may have told meanwhile that it has begun.
+                job._accepted = job._time_accepted is not None
+
+
+class TaskPool(prefork.TaskPool):
+    """What `worker_pool` names."""
+
+    Pool: Any = KeepingPool
