@@ -11,7 +11,7 @@ import re
 import redis
 
 from gpu_mesh.errors import InvalidValue
-from gpu_mesh.store import keys
+from gpu_mesh.store import keys, server
 from gpu_mesh.store.scripts import script
 
 __all__ = ["MESH", "close", "cordon", "reopen", "uncordon"]
@@ -32,8 +32,7 @@ def close(client: redis.Redis, queue: str, reason: str, *, scope: str = MESH, by
     Raises InvalidValue naming the field, as all of these do: names that could mean another scope are refused.
     """
     _check(queue=queue, reason=reason, scope=scope)
-    seconds, micros = client.time()
-    told = json.dumps({"since": seconds + micros / 1e6, "by": by})
+    told = json.dumps({"since": server.now(client), "by": by})
     return bool(script(client, "gate")(args=[queue, reason, scope, told]))
 
 
