@@ -145,6 +145,16 @@ def test_without_a_name_a_loaded_model_is_taken(engine: OllamaEngine, stub: Olla
     assert stub.requests[-1][1]["model"] == "gemma4:12b"
 
 
+def test_without_a_name_the_first_that_embeds_is_taken(stub: OllamaStub) -> None:
+    """Loaded or not: vectors of two models cannot be compared."""
+    stub.models["bge-m3:latest"] = StubModel("bge-m3:latest", 1.0, ("embedding",), "bert")
+    engine = OllamaEngine(stub.url)
+    first, other = (model.name for model in engine.models()[:2])
+    engine.load(other)
+    assert engine.embed(["x"]).model == first
+    engine.close()
+
+
 def test_the_settings_models_come_first(stub: OllamaStub) -> None:
     stub.models["bge-m3:latest"] = StubModel("bge-m3:latest", 1.0, ("embedding",), "bert")
     engine = OllamaEngine(stub.url, embed_model="bge-m3:latest", chat_model="gemma4:12b")
