@@ -44,7 +44,7 @@ class Consumer(consumer.Consumer):
     def on_close(self) -> None:
         """A connection was lost. Celery forgets what no child has begun, for it is delivered again; claims are not.
 
-        What the pool has stays there (workers/pool); what waited for its time or its task's rate limit is handed back.
+        What the pool has stays there (workers/prefork); what waited for its time or a rate limit is handed back.
         """
         reserved = set(reserved_requests)
         waiting = {request for bucket in self.task_buckets.values() if bucket for request, _ in bucket.contents}
