@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import ollama
 import pytest
+from fastapi import Response
 from ollama_stub import GB, OllamaStub, StubModel
 from stub_server import stub_process
 from waiting import wait_for
@@ -326,3 +327,20 @@ def test_as_a_process_it_can_be_killed() -> None:
             list(chunks)
         assert not engine.check().reachable
         engine.close()
+
+
+def test_a_gated_ollama_gets_its_key_with_every_question(
+    engine: OllamaEngine, stub: OllamaStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OLLAMA_API_KEY, as the official client sends it: also where we ask for the version ourselves."""
+
+    @stub.app.middleware("http")
+    async def gate(request: Any, answer: Any) -> Any:
+        if request.headers.get("authorization") != "Bearer opens":
+            return Response(status_code=401)
+        return await answer(request)
+
+    monkeypatch.setenv("OLLAMA_API_KEY", "opens")
+    status = engine.check()
+    assert status.reachable, status.error
+    assert status.version
