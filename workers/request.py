@@ -68,6 +68,9 @@ class MeshRequest(Request):
         if self._interrupted is not None and not return_ok:
             return self._hand_back(self._interrupted, counts=False)
         self._ended = None if isinstance(exc, (Ignore, Reject, Retry)) else states.FAILURE
+        if isinstance(exc, MemoryError):
+            # Celery ends the worker for it: but it was the job that asked for too much.
+            exc_info.exception = RuntimeError(f"{type(exc).__name__}: {exc}")
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:

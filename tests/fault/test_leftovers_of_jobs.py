@@ -108,6 +108,29 @@ def test_memory_is_back(fleet_of_one: Mesh, worker: BareWorker) -> None:
     assert frozen > 10_000
 
 
+def test_the_process_is_as_it_was(fleet_of_one: Mesh, worker: BareWorker) -> None:
+    """P7: folder, umask, environment, signals, timers and limits, also after a job that failed; the log names them."""
+    before = run(fleet_of_one, "process").get(timeout=20)
+    changing = run(fleet_of_one, "change_process")
+    with pytest.raises(ValueError, match="as it was told"):
+        changing.get(timeout=20)
+    assert run(fleet_of_one, "process").get(timeout=20) == before
+    [said] = [line for line in worker.log.read_text().splitlines() if changing.id in line and "put back" in line]
+    assert "a timer, blocked signals" in said
+    assert "$GPU_MESH_INCLUDE, $LEFT_BEHIND" in said
+
+
+def test_a_job_that_wants_too_much_memory(fleet_of_one: Mesh, worker: BareWorker) -> None:
+    """DESIGN §9: its MemoryError is its result, once; its worker, which Celery would end for it, goes on."""
+    [child] = worker.children()
+    with pytest.raises(MemoryError):
+        run(fleet_of_one, "want_memory").get(timeout=20)
+    run(fleet_of_one, "resident").get(timeout=20)
+    assert worker.alive()
+    assert worker.readies() == 1
+    assert worker.children() == [child]
+
+
 def test_threads_are_named_once(fleet_of_one: Mesh, worker: BareWorker, tmp_path: Path) -> None:
     """P7: nobody can end them."""
     gate = tmp_path / "gate"
