@@ -13,6 +13,7 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from gpu_mesh.services.board import BOARD
+from gpu_mesh.services.streaming import end_of_killed
 from gpu_mesh.store import journal
 from gpu_mesh.store.claims import CLAIM_HEADER
 from gpu_mesh.tasks.checkpointing import HandBack
@@ -78,6 +79,8 @@ class MeshRequest(Request):
         if not soft:
             self._ended = states.FAILURE
         super().on_timeout(soft, timeout)
+        if not soft and self.ignore_result:
+            end_of_killed(self.id, states.FAILURE)
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
         self._ended = states.REVOKED
