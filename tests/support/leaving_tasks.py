@@ -48,6 +48,22 @@ def leave(self, path, how="return"):
 
 
 @shared_task
+def leave_by_exit(code):
+    """As the main function of a command does."""
+    sys.exit(code)
+
+
+@shared_task
+def deaf(path):
+    """Do not hear of a cancel; the pid to `path`."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps([os.getpid()]))
+    part.rename(path)
+    time.sleep(HOLD_S)
+
+
+@shared_task
 def leave_memory(megabytes):
     """Leave a cycle of that size; what this process had in use before, MB."""
     before = resident_mb()
