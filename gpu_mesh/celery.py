@@ -101,10 +101,8 @@ def configuration(current: Settings) -> dict[str, Any]:
     """Celery's configuration for these settings."""
     return {
         **_broker(current),
-        "result_backend": result_url(current),
-        "result_expires": current.result_expires_s,
-        "result_extended": True,
-        "result_serializer": "json",
+        **_results(current),
+        **_tls(current),
         "task_serializer": "json",
         "accept_content": ["json"],
         "enable_utc": True,
@@ -140,23 +138,17 @@ def _queue(name: str) -> Any:
 
 
 def _broker(current: Settings) -> dict[str, Any]:
-    url = broker_url(current)
-    redis_options: dict[str, Any] = {
-        "socket_timeout": SOCKET_TIMEOUT_S,
-        "socket_connect_timeout": SOCKET_TIMEOUT_S,
-        "socket_keepalive": True,
-        "health_check_interval": HEALTH_CHECK_S,
-    }
-    found: dict[str, Any] = {
-        "broker_url": url,
+    return {
+        "broker_url": broker_url(current),
         "broker_connection_timeout": SOCKET_TIMEOUT_S,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {
-            **redis_options,
             # A submit waits no longer for one answer; a worker may (workers/hooks).
             "socket_timeout": current.submit_timeout_s,
             "socket_connect_timeout": current.submit_timeout_s,
+            "socket_keepalive": True,
+            "health_check_interval": HEALTH_CHECK_S,
             "sep": LIST_SEPARATOR,
             "priority_steps": list(PRIORITY_STEPS),
             "queue_order_strategy": "priority",
@@ -170,6 +162,15 @@ def _broker(current: Settings) -> dict[str, Any]:
             "interval_step": 0.2,
             "interval_max": 0.5,
         },
+    }
+
+
+def _results(current: Settings) -> dict[str, Any]:
+    return {
+        "result_backend": result_url(current),
+        "result_expires": current.result_expires_s,
+        "result_extended": True,
+        "result_serializer": "json",
         "redis_socket_timeout": SOCKET_TIMEOUT_S,
         "redis_socket_connect_timeout": SOCKET_TIMEOUT_S,
         # Celery hands it to a Unix socket too, which has none and refuses it.
@@ -181,9 +182,14 @@ def _broker(current: Settings) -> dict[str, Any]:
             "retry_policy": {"timeout": current.submit_timeout_s},
         },
     }
-    if url.startswith("rediss://") and (tls := tls_options(current)):
-        found["broker_use_ssl"] = found["redis_backend_use_ssl"] = {**tls, "ssl_cert_reqs": ssl.CERT_REQUIRED}
-    return found
+
+
+def _tls(current: Settings) -> dict[str, Any]:
+    tls = tls_options(current)
+    if not tls or not broker_url(current).startswith("rediss://"):
+        return {}
+    options = {**tls, "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    return {"broker_use_ssl": options, "redis_backend_use_ssl": options}
 
 
 class SettingRefused(click.ClickException):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_FAILED
-from gpu_mesh.cli.output import confirm, json_option, print_json, yes_option
+from gpu_mesh.cli.output import confirm, json_option, print_json, progress, yes_option
 from gpu_mesh.services import queue_care
 from gpu_mesh.services.queue_care import Counts
 from gpu_mesh.settings import settings
@@ -31,7 +29,7 @@ def purge(queue: str, yes: bool, as_json: bool) -> None:
     if _nothing(queue, found, as_json, "purged"):
         return
     _ask(f"{queue}: {_said(found)}. Drop for good?", yes)
-    with _progress() as bar:
+    with progress() as bar:
         shown = bar.add_task("purge", total=found.waiting + found.delayed)
         done = queue_care.purge(app, current, queue, lambda count: bar.update(shown, completed=count))
     _tell(queue, done, as_json, "purged")
@@ -55,7 +53,7 @@ def move(queue: str, to: str, limit: int | None, yes: bool, as_json: bool) -> No
         return
     most = found.waiting + found.delayed if limit is None else min(limit, found.waiting + found.delayed)
     _ask(f"{queue}: {_said(found)}. Move {most} to {to}?", yes)
-    with _progress() as bar:
+    with progress() as bar:
         shown = bar.add_task("move", total=most)
         done = queue_care.move(current, queue, to, limit, lambda count: bar.update(shown, completed=count))
     _tell(queue, done, as_json, "moved")
@@ -86,13 +84,3 @@ def _tell(queue: str, count: int, as_json: bool, word: str) -> None:
         print_json({"queue": queue, word: count})
     else:
         click.echo(f"{queue}: {count} {word}")
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )

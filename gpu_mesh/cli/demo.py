@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 import click
+from celery import states
 from celery.exceptions import TimeoutError as ResultTimeout
 from celery.result import AsyncResult
 
@@ -228,7 +229,7 @@ def _embedding_model(devices: Sequence[Device]) -> str | None:
 def _await_progress(batch: AsyncResult) -> None:
     """Until the first passages are embedded: the searches shall meet a busy mesh."""
     deadline = time.monotonic() + WORK_TIMEOUT_S
-    while batch.state in ("PENDING", "STARTED") and time.monotonic() < deadline:
+    while batch.state in (states.PENDING, states.STARTED) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 

@@ -14,10 +14,10 @@ import click
 from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_FAILED
 from gpu_mesh.cli.engine_findings import engine_findings
-from gpu_mesh.cli.findings import Finding
+from gpu_mesh.cli.findings import ENGINE, Finding
 from gpu_mesh.cli.output import ago, confirm, console, json_option, print_json, yes_option
 from gpu_mesh.devices import detect
-from gpu_mesh.domain.device import Device
+from gpu_mesh.domain.device import GB, Device
 from gpu_mesh.errors import BrokerUnavailable, MeshError
 from gpu_mesh.services import leftovers, snapshot
 from gpu_mesh.settings import Settings, mask, settings
@@ -26,7 +26,7 @@ from gpu_mesh.store.client import broker_url, connect, mapped_errors
 from gpu_mesh.store.embedded import find_server
 from gpu_mesh.store.redis_binary import MIN_VERSION
 
-__all__ = ["Finding", "doctor", "examine"]
+__all__ = ["doctor", "examine"]
 
 #: A check, of one thing or of several.
 Check: TypeAlias = Callable[[Settings], Finding | list[Finding]]
@@ -114,8 +114,8 @@ def _python(current: Settings) -> Finding:
 def _redis(current: Settings) -> Finding:
     if current.broker_url:
         return Finding("redis", "ok", "not needed here: GPU_MESH_BROKER_URL names one")
-    server = find_server()
-    return Finding("redis", "ok", f"{server.path} ({server.version_text})")
+    binary = find_server()
+    return Finding("redis", "ok", f"{binary.path} ({binary.version_text})")
 
 
 def _broker(current: Settings) -> Finding:
@@ -159,7 +159,7 @@ def _state(current: Settings) -> Finding:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK):
         return Finding("state", "missing", f"{folder} cannot be written", "set GPU_MESH_STATE_DIR to a folder of yours")
-    free_gb = shutil.disk_usage(existing).free / 2**30
+    free_gb = shutil.disk_usage(existing).free / GB
     if free_gb < LOW_DISK_GB:
         return Finding("state", "missing", f"{folder}: {free_gb:.1f} GB free", f"free at least {LOW_DISK_GB:g} GB")
     return Finding("state", "ok", f"{folder}, {free_gb:.0f} GB free")
@@ -197,7 +197,7 @@ _CHECKS: tuple[tuple[str, Check], ...] = (
     ("broker", _broker),
     ("state", _state),
     ("devices", _devices),
-    ("engine", _engines),
+    (ENGINE, _engines),
     ("nodes", _nodes),
     ("leftovers", _leftovers),
 )

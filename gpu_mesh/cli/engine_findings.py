@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
-from gpu_mesh.cli.findings import Finding
+from gpu_mesh.cli.findings import ENGINE, Finding
 from gpu_mesh.cli.resident_findings import resident_findings
 from gpu_mesh.domain.device import Device
 from gpu_mesh.engines.base import Ability, Engine, EngineStatus, Model
@@ -20,7 +20,6 @@ __all__ = ["engine_findings"]
 #: Each device with its engines.
 Served: TypeAlias = list[tuple[Device, tuple[Engine, ...]]]
 
-CHECK = "engine"
 URLS = env_name("engine_urls")
 #: Engines asked at once.
 MOST_AT_ONCE = 32
@@ -57,15 +56,15 @@ def _served(
 ) -> Finding:
     """What serves the device. An address that does not answer is missing; one nobody named is only worth a word."""
     if not engines:
-        return Finding(CHECK, "missing", f"{device.name}: no engine", f"name its address in {URLS}; {GET_ONE}")
+        return Finding(ENGINE, "missing", f"{device.name}: no engine", f"name its address in {URLS}; {GET_ONE}")
     found = f"{device.name}: " + "; ".join(_described(engine, statuses[id(engine)]) for engine in engines)
     down = [engine for engine in engines if not statuses[id(engine)].reachable]
     if down:
         remedy = f"start it, or change the address in {URLS}" if bound_url(device, settings) else ""
-        return Finding(CHECK, "missing", found, remedy)
+        return Finding(ENGINE, "missing", found, remedy)
     if not any(Ability.GENERATE in engine.abilities for engine in engines):
-        return Finding(CHECK, "ok", f"{found}; text cannot be generated here", GET_ONE)
-    return Finding(CHECK, "ok", found)
+        return Finding(ENGINE, "ok", f"{found}; text cannot be generated here", GET_ONE)
+    return Finding(ENGINE, "ok", found)
 
 
 def _described(engine: Engine, status: EngineStatus) -> str:
@@ -87,7 +86,7 @@ def _on_cpu(served: Served, statuses: dict[int, EngineStatus]) -> list[Finding]:
         for model in slow:
             told = f"{device.name}: the CPU does {model.cpu_share:.0%} of {model.name}, which makes it slow"
             remedy = "unload other models, take a smaller one, or see whether the server finds its GPU"
-            found.append(Finding(CHECK, "note", told, remedy))
+            found.append(Finding(ENGINE, "note", told, remedy))
     return found
 
 
@@ -102,7 +101,7 @@ def _shared(served: Served) -> list[Finding]:
                 urls.setdefault(place(engine.url), engine.url)
     return [
         Finding(
-            CHECK,
+            ENGINE,
             "note",
             f"{', '.join(device.name for device in sharing)} share the engine at {urls[where]}: their jobs "
             "would load and unload each other's models",
@@ -129,4 +128,4 @@ def _unknown(devices: Sequence[Device], settings: Settings) -> list[Finding]:
     if not wrong:
         return []
     told = f"{URLS} names {', '.join(wrong)}; the devices of this node are {', '.join(names)}"
-    return [Finding(CHECK, "missing", told, f"correct the names in {URLS}")]
+    return [Finding(ENGINE, "missing", told, f"correct the names in {URLS}")]

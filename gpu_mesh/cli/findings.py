@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Finding"]
+__all__ = ["ENGINE", "Finding"]
+
+#: The check that all findings on engines and their models are of.
+ENGINE = "engine"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
 from gpu_mesh.errors import InvalidTask
@@ -21,6 +22,7 @@ __all__ = [
     "dash",
     "json_option",
     "print_json",
+    "progress",
     "table",
     "task_id_argument",
     "yes_option",
@@ -63,6 +65,18 @@ def table(title: str, columns: Sequence[str], lines: Iterable[Sequence[object]],
     for line in lines:
         drawn.add_row(*map(dash, line))
     console.print(drawn if lines else empty)
+
+
+def progress(*columns: ProgressColumn) -> Progress:
+    """A bar with counts on standard error, gone at its end; `columns` stand behind it."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+    )
 
 
 def dash(value: object) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 import click
 from celery.result import AsyncResult
 from celery.states import PENDING, READY_STATES, SUCCESS
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 
 from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_FAILED, EXIT_TIMEOUT
 from gpu_mesh.cli.include import check_include
-from gpu_mesh.cli.output import json_option, print_json, task_id_argument
+from gpu_mesh.cli.output import json_option, print_json, progress, task_id_argument
 from gpu_mesh.cli.streaming import print_stream
 from gpu_mesh.domain.queues import TYPE_QUEUES
 from gpu_mesh.errors import InvalidTask, UnknownTaskType
@@ -150,12 +150,12 @@ def _wait(result: AsyncResult, timeout: float | None, as_json: bool) -> None:
             click.echo(f"{result.id}: still {state} after {timeout:g} s", err=True)
             raise click.exceptions.Exit(EXIT_TIMEOUT)
 
-    with _progress() as bar:
+    with progress(TimeElapsedColumn()) as bar:
         shown = bar.add_task(result.id[:8], total=None)
         while (state := (meta := _read(result, check_time))["status"]) not in READY_STATES:
             check_time()
-            if (progress := progress_of(meta["result"])) is not None:
-                bar.update(shown, completed=progress[0], total=progress[1])
+            if (done := progress_of(meta["result"])) is not None:
+                bar.update(shown, completed=done[0], total=done[1])
             time.sleep(POLL_S)
     value = meta["result"]
     if state == SUCCESS:
@@ -183,16 +183,3 @@ def progress_of(info: object) -> tuple[float, float] | None:
     if not isinstance(done, int | float) or not isinstance(total, int | float):
         return None
     return float(done), float(total)
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )

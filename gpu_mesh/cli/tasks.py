@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 
 import click
+from celery import states
 
 from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_FAILED
@@ -75,7 +76,7 @@ def _lines(found: details.TaskDetail) -> list[tuple[str, object]]:
     return [
         ("id", found.id),
         ("task", found.name),
-        ("state", f"{found.state}, cancelled" if found.cancelled and found.state != "REVOKED" else found.state),
+        ("state", f"{found.state}, cancelled" if found.cancelled and found.state != states.REVOKED else found.state),
         ("queue", found.queue),
         ("priority", found.priority),
         ("needs", json.dumps(found.needs) if found.needs else None),

@@ -8,10 +8,7 @@ from typing import Any, Protocol
 
 from gpu_mesh.domain.device import Device, DeviceKind
 
-__all__ = ["GIB", "DeviceSource", "Process", "Reading", "share"]
-
-#: Bytes in one GB as the mesh counts them.
-GIB = 2**30
+__all__ = ["DeviceSource", "Process", "Reading", "share"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

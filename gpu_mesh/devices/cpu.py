@@ -13,12 +13,12 @@ from gpu_mesh.domain.device import Device, DeviceKind
 __all__ = ["CpuSource", "cpu_percent"]
 
 #: How long one reading watches the processor, in seconds: short, for it is waited for.
-WATCH = 0.1
+WATCH_S = 0.1
 
 
 def cpu_percent() -> float:
-    """How busy all cores together are, 0 to 100. Takes `WATCH` seconds, and remembers nothing between calls."""
-    return psutil.cpu_percent(interval=WATCH)
+    """How busy all cores together are, 0 to 100. Takes `WATCH_S`, and remembers nothing between calls."""
+    return psutil.cpu_percent(interval=WATCH_S)
 
 
 class CpuSource:

@@ -99,11 +99,7 @@ def detect(
         _completed(device, node=node, labels=labels, margin_gb=margin_gb, powers=powers, costs=costs)
         for device in _renumbered(found)
     )
-    names = [device.name for device in devices]
-    for name in models:
-        if name not in names:
-            raise InvalidSetting("GPU_MESH_MODELS", name, f"the devices of this node are {', '.join(names)}")
-    return tuple(replace(device, models=tuple(models.get(device.name, ()))) for device in devices)
+    return _kept(devices, models)
 
 
 class _Machine:
@@ -208,6 +204,15 @@ def _renumbered(devices: Iterable[Device]) -> list[Device]:
 
 def _is_numbered(name: str, stem: str) -> bool:
     return re.fullmatch(re.escape(stem) + r"\d+", name) is not None
+
+
+def _kept(devices: tuple[Device, ...], models: Mapping[str, Sequence[str]]) -> tuple[Device, ...]:
+    """With the models that each is kept for."""
+    names = [device.name for device in devices]
+    for name in models:
+        if name not in names:
+            raise InvalidSetting("GPU_MESH_MODELS", name, f"the devices of this node are {', '.join(names)}")
+    return tuple(replace(device, models=tuple(models.get(device.name, ()))) for device in devices)
 
 
 def _completed(

@@ -10,15 +10,24 @@ from typing import Protocol, TypeVar
 
 import psutil
 
-from gpu_mesh.devices.base import GIB
+from gpu_mesh.domain.device import GB
 from gpu_mesh.errors import DeviceError
 
-__all__ = ["Memory", "MemoryReader", "SysctlReader", "host_call", "processor_name", "sysctl", "used_gb"]
+__all__ = [
+    "Memory",
+    "MemoryReader",
+    "SysctlReader",
+    "host_call",
+    "processor_name",
+    "sysctl",
+    "usable_gb",
+    "used_gb",
+]
 
 #: Share of memory that processors and GPUs hold together and jobs may use (SPEC N1): 24 of 36 GB.
 USABLE_SHARE = 2 / 3
 #: Longest wait for the `sysctl` command, in seconds.
-SYSCTL_TIMEOUT = 5.0
+SYSCTL_TIMEOUT_S = 5.0
 
 T = TypeVar("T")
 
@@ -43,7 +52,7 @@ def sysctl(name: str) -> str | None:
     """What macOS' `sysctl -n NAME` prints; None where the command or the name is unknown."""
     try:
         done = subprocess.run(
-            ["sysctl", "-n", name], capture_output=True, text=True, timeout=SYSCTL_TIMEOUT, check=False
+            ["sysctl", "-n", name], capture_output=True, text=True, timeout=SYSCTL_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -82,7 +91,7 @@ def host_call(what: str, call: Callable[[], T]) -> T:
 
 def usable_gb(memory: Memory) -> float:
     """What jobs may use of the whole machine's memory."""
-    return memory.total * USABLE_SHARE / GIB
+    return memory.total * USABLE_SHARE / GB
 
 
 def used_gb(memory: Memory, memory_gb: float) -> float:
@@ -91,5 +100,5 @@ def used_gb(memory: Memory, memory_gb: float) -> float:
     The third kept back for the system absorbs the first use, so an idle machine reads 0.
     """
     usable = usable_gb(memory)
-    free = min(usable, memory.available / GIB)
+    free = min(usable, memory.available / GB)
     return memory_gb * (1.0 - free / usable)

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import pynvml
 
-from gpu_mesh.devices.base import GIB, Process, Reading, share
-from gpu_mesh.domain.device import Device, DeviceKind
+from gpu_mesh.devices.base import Process, Reading, share
+from gpu_mesh.domain.device import GB, Device, DeviceKind
 from gpu_mesh.errors import DeviceError
 
 __all__ = ["NvmlSource"]
@@ -105,7 +105,7 @@ class NvmlSource:
                 node="",
                 kind=self.kind,
                 gpu_type=_text(self._nvml.nvmlDeviceGetName(handle)),
-                memory_gb=round(self._nvml.nvmlDeviceGetMemoryInfo(handle).total / GIB, 2),
+                memory_gb=round(self._nvml.nvmlDeviceGetMemoryInfo(handle).total / GB, 2),
                 uuid=_text(self._nvml.nvmlDeviceGetUUID(handle)),
             )
         except pynvml.NVMLError as error:
@@ -118,8 +118,8 @@ class NvmlSource:
         rates = _ask(nvml.nvmlDeviceGetUtilizationRates, handle)
         temperature = _ask(nvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
         return Reading(
-            memory_total_gb=None if memory is None else memory.total / GIB,
-            memory_used_gb=None if memory is None else memory.used / GIB,
+            memory_total_gb=None if memory is None else memory.total / GB,
+            memory_used_gb=None if memory is None else memory.used / GB,
             utilisation=None if rates is None else share(rates.gpu / 100.0),
             temperature_c=None if temperature is None else float(temperature),
             processes=self._processes(handle),
@@ -175,7 +175,7 @@ def _used(memory: int | None) -> float | None:
     """GB; None where NVML does not say, which it does by None or by the largest number there is."""
     if memory is None or memory == pynvml.NVML_VALUE_NOT_AVAILABLE_ulonglong.value:
         return None
-    return memory / GIB
+    return memory / GB
 
 
 def _text(value: str | bytes) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Device", "DeviceKind", "type_matches"]
+__all__ = ["GB", "Device", "DeviceKind", "type_matches"]
+
+#: Bytes in one GB as the mesh counts them.
+GB = 2**30
 
 
 class DeviceKind(StrEnum):
@@ -74,10 +77,6 @@ class Device:
         """Read `to_dict`'s data. Names of a newer version are ignored."""
         known = {name: data[name] for name in cls.__slots__ if name in data}
         return cls(**{**known, "kind": DeviceKind(data["kind"]), "models": tuple(data.get("models", ()))})
-
-    def on(self, node: str) -> Device:
-        """The same device on the node of that name."""
-        return replace(self, node=node)
 
 
 def type_matches(wanted: str, gpu_type: str) -> bool:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "LENGTH",
+    "STOP",
     "Ability",
     "Chunk",
     "Chunks",
@@ -115,6 +117,10 @@ class Embeddings:
         return int(self.vectors.shape[1])
 
 
+#: Why an answer ended: the model was done, or `max_tokens` were reached.
+STOP, LENGTH = "stop", "length"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
     """A piece of generated text."""
@@ -124,7 +130,7 @@ class Chunk:
     thinking: str = ""
     #: Whether it is the last one: only that one has the fields below.
     done: bool = False
-    #: `stop` (the model ended) or `length` (`max_tokens` reached).
+    #: STOP or LENGTH.
     reason: str | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
@@ -183,11 +189,11 @@ class Engine(Protocol):
         """Those in memory now, with their sizes."""
         ...
 
-    def embed(self, texts: Sequence[str], model: str | None = None, *, keep_alive_s: float | None = None) -> Embeddings:
+    def embed(self, texts: Sequence[str], model: str | None = None) -> Embeddings:
         """Vectors of shape (len(texts), dimensions), independent of what else is in `texts`.
 
-        `keep_alive_s`: see GenerateOptions. Raises InvalidTask (field `texts` or `model`) for wrong types and for a
-        model that does not embed, ModelNotFound.
+        Raises InvalidTask (field `texts` or `model`) for wrong types and for a model that does not embed, and
+        ModelNotFound.
         """
         ...
 
@@ -209,7 +215,7 @@ class Engine(Protocol):
         ...
 
     def load(self, model: str | None = None, *, keep_alive_s: float | None = None) -> None:
-        """Bring the model into memory and wait for it. Loaded: nothing but `keep_alive_s` changes."""
+        """Bring the model into memory and wait for it. Loaded: nothing but `keep_alive_s` changes (GenerateOptions)."""
         ...
 
     def unload(self, model: str | None = None) -> None:

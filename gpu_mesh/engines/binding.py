@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.engines import discovery
 from gpu_mesh.engines.base import Ability, Engine, Kind
+from gpu_mesh.engines.local import LOCAL
 from gpu_mesh.engines.naming import canonical
 from gpu_mesh.errors import EngineUnavailable
 from gpu_mesh.settings import Settings, env_name
@@ -64,8 +65,8 @@ class Engines:
             for found in self._look():
                 remote.setdefault(found.kind, self._made_at(found.kind, found.url, keyed=False))
         engines = dict(remote)
-        if "local" in wanted and device.kind is not DeviceKind.ENDPOINT:
-            engines["local"] = _local()
+        if LOCAL.name in wanted and device.kind is not DeviceKind.ENDPOINT:
+            engines[LOCAL.name] = LOCAL
         order = [*(name for name in remote if name not in wanted), *wanted]
         return tuple(engines[name] for name in order if name in engines)
 
@@ -146,12 +147,6 @@ def _make(kind: str, url: str, settings: Settings, *, keyed: bool) -> Engine:
         embed_model=settings.embed_model,
         chat_model=settings.chat_model,
     )
-
-
-def _local() -> Engine:
-    from gpu_mesh.engines import get_engine
-
-    return get_engine("local")
 
 
 def _nobody(device: Device, kind: Kind | None) -> EngineUnavailable:

@@ -54,10 +54,10 @@ def place(url: str) -> str:
     return f"{host}:{split.port or _DEFAULT_PORTS.get(split.scheme, 0)}{path}"
 
 
-def find(addresses: Sequence[str], kinds: Sequence[str], *, deadline_s: float = PROBES_TIMEOUT_S) -> tuple[Found, ...]:
+def find(addresses: Sequence[str], kinds: Sequence[str]) -> tuple[Found, ...]:
     """The engines of these `kinds` that answer at `addresses`, by the order of `kinds`, then of `addresses`.
 
-    All are asked at once; who has not answered by the deadline is left out.
+    All are asked at once; who has not answered within PROBES_TIMEOUT_S is left out.
     """
     answers: queue.Queue[tuple[int, str | None]] = queue.Queue()
 
@@ -68,7 +68,7 @@ def find(addresses: Sequence[str], kinds: Sequence[str], *, deadline_s: float = 
         # As a daemon: who answers byte by byte must not keep this process from ending.
         threading.Thread(target=ask, args=(index,), daemon=True, name=f"probe {addresses[index]}").start()
     found: dict[int, str] = {}
-    deadline = time.monotonic() + deadline_s
+    deadline = time.monotonic() + PROBES_TIMEOUT_S
     for _ in addresses:
         try:
             index, kind = answers.get(timeout=max(0.0, deadline - time.monotonic()))

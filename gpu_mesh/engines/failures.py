@@ -16,7 +16,16 @@ from gpu_mesh.errors import (
     InvalidTask,
 )
 
-__all__ = ["broke_off", "is_loopback", "malformed", "not_reached", "of_answer", "out_of_memory", "timed_out"]
+__all__ = [
+    "NOT_FOUND",
+    "broke_off",
+    "is_loopback",
+    "malformed",
+    "not_reached",
+    "of_answer",
+    "out_of_memory",
+    "timed_out",
+]
 
 #: How much of a server's words an error repeats, in characters.
 WORDS_SHOWN = 300
@@ -31,6 +40,8 @@ _OUT_OF_MEMORY = re.compile(
 _WRONG_MODEL = re.compile(
     r"does(n't| not) support (the )?(generate|chat|completion|embed|text generation|thinking)", re.IGNORECASE
 )
+#: HTTP status: no such model, or no such path.
+NOT_FOUND = 404
 #: Answers of a server, or of a tunnel before it, that is not ready now: worth another try.
 _NOT_READY = (408, 429, 502, 503, 504)
 _REFUSED = (401, 403)
@@ -59,8 +70,9 @@ def not_reached(engine: str, url: str, cause: object) -> EngineUnavailable:
 def timed_out(engine: str, url: str, limit_s: float) -> EngineTimeout:
     """Somebody does, but says nothing for too long."""
     return EngineTimeout(
-        f"{engine} at {url} was silent for {limit_s:g} s; it may be loading a large model: "
-        "set GPU_MESH_ENGINE_TIMEOUT_S higher, or see what that machine is busy with"
+        f"{engine} at {url} was silent for {limit_s:g} s; it may hang, or be loading a large model: see what that "
+        "machine is busy with, or set GPU_MESH_ENGINE_TIMEOUT_S higher, for lists and checks "
+        "GPU_MESH_ENGINE_CHECK_TIMEOUT_S"
     )
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,13 +32,14 @@ from gpu_mesh.engines.base import (
     check_texts,
     unsupported,
 )
+from gpu_mesh.engines.checking import checked
 from gpu_mesh.errors import EngineUnavailable, EngineUnsupported
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["LocalEngine"]
+__all__ = ["LOCAL", "LocalEngine"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,20 +92,13 @@ class LocalEngine:
 
     def check(self) -> EngineStatus:
         """See whether the package is here; when the last load failed, whether it loads now."""
-        started = time.perf_counter()
-        try:
+
+        def ask() -> tuple[str | None, tuple[Model, ...]]:
             if self._failed:
                 self._load()
-            models, error = self.models(), None
-        except EngineUnavailable as unavailable:
-            models, error = (), str(unavailable)
-        return EngineStatus(
-            reachable=error is None,
-            response_ms=(time.perf_counter() - started) * 1000,
-            version=_version(self._package),
-            models=models,
-            error=error,
-        )
+            return None, self.models()
+
+        return replace(checked(ask), version=_version(self._package))
 
     def models(self) -> tuple[Model, ...]:
         """The models of the weights in the package; they are loaded and unloaded together."""
@@ -116,11 +110,8 @@ class LocalEngine:
         """All of them or none."""
         return tuple(model for model in self.models() if model.loaded)
 
-    def embed(self, texts: Sequence[str], model: str | None = None, *, keep_alive_s: float | None = None) -> Embeddings:
-        """Vectors of the texts, bit for bit the same whatever else is in `texts`. See Engine.embed.
-
-        The weights stay until they are unloaded, whatever `keep_alive_s` says.
-        """
+    def embed(self, texts: Sequence[str], model: str | None = None) -> Embeddings:
+        """Vectors of the texts, bit for bit the same whatever else is in `texts`. See Engine.embed."""
         texts = check_texts(texts)
         model = check_model(model, tuple(MODELS), self.name)
         words = self._load()
@@ -153,7 +144,7 @@ class LocalEngine:
         raise _embeds_only()
 
     def load(self, model: str | None = None, *, keep_alive_s: float | None = None) -> None:
-        """Load the weights, for all models. See Engine.load."""
+        """Load the weights, for all models; they stay, whatever `keep_alive_s` says. See Engine.load."""
         check_model(model, tuple(MODELS), self.name)
         self._load()
 
@@ -255,3 +246,7 @@ def _embeds_only() -> EngineUnsupported:
         "only embeds",
         "to generate text run Ollama on a machine of the mesh and see with `gpu-mesh doctor` whether it is found",
     )
+
+
+#: This process's: it opens nothing until it is used.
+LOCAL = LocalEngine()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,13 +26,14 @@ from gpu_mesh.engines.base import (
     no_such_model,
     unsupported,
 )
+from gpu_mesh.engines.checking import checked
 from gpu_mesh.engines.connection import CHECK_TIMEOUT_S, CONNECT_TIMEOUT_S, TIMEOUT_S, Connection
 from gpu_mesh.engines.naming import canonical
 from gpu_mesh.engines.ollama_catalog import Catalog
-from gpu_mesh.engines.ollama_wire import NOT_FOUND, chunk_of, mapped, options_of
+from gpu_mesh.engines.ollama_wire import chunk_of, mapped, options_of
 from gpu_mesh.engines.options import check_messages, check_name, check_options, check_text, check_texts
 from gpu_mesh.engines.rows import embed_all
-from gpu_mesh.errors import EngineError, MeshError, ModelNotFound
+from gpu_mesh.errors import EngineError, ModelNotFound
 
 if TYPE_CHECKING:
     import ollama
@@ -74,7 +75,10 @@ class OllamaEngine:
         self._quick = Connection(lambda: self._client(check_timeout_s))
         self._plain = Connection(
             lambda: httpx.Client(
-                timeout=check_timeout_s, trust_env=not failures.is_loopback(url), follow_redirects=True
+                headers=_gate_key(),
+                timeout=check_timeout_s,
+                trust_env=not failures.is_loopback(url),
+                follow_redirects=True,
             )
         )
         self._catalog = Catalog()
@@ -89,16 +93,7 @@ class OllamaEngine:
         # The import of the client's package is no part of the answer's time.
         self._quick.get()
         self._plain.get()
-        started = time.perf_counter()
-        version: str | None = None
-        models: tuple[Model, ...] = ()
-        error: str | None = None
-        try:
-            version, models = self._version(), self.models()
-        except MeshError as failure:
-            error = str(failure)
-        took_ms = (time.perf_counter() - started) * 1000
-        return EngineStatus(reachable=error is None, response_ms=took_ms, version=version, models=models, error=error)
+        return checked(lambda: (self._version(), self.models()))
 
     def models(self) -> tuple[Model, ...]:
         """Those of `/api/tags`, loaded or not, embedding ones first, then as Ollama lists them (newest first)."""
@@ -110,13 +105,13 @@ class OllamaEngine:
         with self._mapped(self._check_timeout_s):
             return self._catalog.loaded(self._quick.get())
 
-    def embed(self, texts: Sequence[str], model: str | None = None, *, keep_alive_s: float | None = None) -> Embeddings:
+    def embed(self, texts: Sequence[str], model: str | None = None) -> Embeddings:
         """Vectors by `/api/embed`; a text longer than the model's context is cut. See Engine.embed."""
         texts = check_texts(texts)
         name = self._resolve(model, Kind.EMBED)
 
         def ask(some: list[str]) -> Sequence[Sequence[float]]:
-            return self._work.get().embed(name, some, keep_alive=self._keep(keep_alive_s)).embeddings
+            return self._work.get().embed(name, some, keep_alive=self._keep_alive_s).embeddings
 
         def work() -> Embeddings:
             with self._mapped(self._timeout_s, name):
@@ -216,23 +211,25 @@ class OllamaEngine:
         """Its client has no call for it."""
         with self._mapped(self._check_timeout_s):
             answer = self._plain.get().get(f"{self.url}/api/version")
-            if answer.status_code == NOT_FOUND:
-                raise failures.malformed(self.name, self.url, f"HTTP {NOT_FOUND} for its version")
+            if answer.status_code == failures.NOT_FOUND:
+                raise failures.malformed(self.name, self.url, f"HTTP {failures.NOT_FOUND} for its version")
             if answer.is_error:
                 raise failures.of_answer(self.name, self.url, answer.status_code, answer.text, None)
             return str(answer.json()["version"])
 
     def _resolve(self, model: str | None, kind: Kind) -> str:
-        """The name asked for, else the setting's, else the first that does this kind of work, best a loaded one."""
+        """The name asked for, else the setting's, else the first that can; to generate, best a loaded one."""
         check_name(model)
         chosen = self._defaults[kind] if model is None else model
         if chosen:
             return canonical(chosen)
         present = self.models()
         if chosen is None:
-            able = sorted((known for known in present if kind in known.kinds), key=lambda known: not known.loaded)
+            able = [known for known in present if kind in known.kinds]
+            if kind is Kind.GENERATE:
+                able.sort(key=lambda known: not known.loaded)
             if able:
-                return (able[0] if kind is Kind.GENERATE else next(m for m in present if kind in m.kinds)).name
+                return able[0].name
         remedy = "Name one of them" if model is not None else f"None of them can {kind}: `ollama pull` one that can"
         raise no_such_model(model, [known.name for known in present], self.name, remedy)
 
@@ -296,6 +293,12 @@ class OllamaEngine:
         self, limit_s: float, model: str | None = None, *, pulling: bool = False
     ) -> AbstractContextManager[None]:
         return mapped(self.url, limit_s, self._missing, model, pulling=pulling)
+
+
+def _gate_key() -> dict[str, str]:
+    """For an Ollama behind a gate: its client sends the same with all it asks."""
+    key = os.environ.get("OLLAMA_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _as_generator(answers: Iterator[T]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpu_mesh.domain.device import GB
 from gpu_mesh.engines.base import Kind, Model
 from gpu_mesh.engines.naming import canonical, kinds_by_name
 
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Catalog"]
 
-#: Bytes of one GB.
-GB = 2**30
 #: Ollama's words for what a model can do.
 CAPABILITIES = {"completion": Kind.GENERATE, "embedding": Kind.EMBED}
 

@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from gpu_mesh.engines import failures
-from gpu_mesh.engines.base import Chunk, GenerateOptions
+from gpu_mesh.engines.base import LENGTH, STOP, Chunk, GenerateOptions
 from gpu_mesh.errors import MeshError, ModelNotFound
 
 if TYPE_CHECKING:
     import ollama
 
-__all__ = ["NOT_FOUND", "chunk_of", "mapped", "options_of"]
+__all__ = ["chunk_of", "mapped", "options_of"]
 
 _ENGINE = "ollama"
-#: Why Ollama stopped, where it is not the model's own end.
-LENGTH = "length"
-#: An HTTP status: no such model, or no such path.
-NOT_FOUND = 404
 
 
 def chunk_of(answer: Any, url: str) -> Chunk:
@@ -36,7 +32,7 @@ def chunk_of(answer: Any, url: str) -> Chunk:
         text=text or "",
         thinking=thinking or "",
         done=True,
-        reason=LENGTH if answer.done_reason == LENGTH else "stop",
+        reason=LENGTH if answer.done_reason == LENGTH else STOP,
         prompt_tokens=answer.prompt_eval_count,
         output_tokens=answer.eval_count,
     )
@@ -81,9 +77,9 @@ def _refusal(
     words, status = str(error.error), max(0, error.status_code)
     if pulling and ("does not exist" in words or "not found" in words):
         return ModelNotFound(f"Ollama's library has no model {model!r} ({words}); see ollama.com/library")
-    if status == NOT_FOUND and model is not None and "not found" in words and "model" in words:
+    if status == failures.NOT_FOUND and model is not None and "not found" in words and "model" in words:
         return missing(model)
-    if status == NOT_FOUND:
+    if status == failures.NOT_FOUND:
         return failures.malformed(_ENGINE, url, f"HTTP {status}: {words}")
     return failures.of_answer(_ENGINE, url, status, words, model)
 

@@ -5,7 +5,6 @@ Such a server loads and unloads its models by itself; the API has no word for it
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ from urllib.parse import urlsplit
 
 from gpu_mesh.engines import failures
 from gpu_mesh.engines.base import (
+    LENGTH,
+    STOP,
     Ability,
     Chunk,
     Chunks,
@@ -26,12 +27,12 @@ from gpu_mesh.engines.base import (
     no_such_model,
     unsupported,
 )
+from gpu_mesh.engines.checking import checked
 from gpu_mesh.engines.connection import CHECK_TIMEOUT_S, CONNECT_TIMEOUT_S, TIMEOUT_S, Connection
 from gpu_mesh.engines.naming import kinds_by_name
-from gpu_mesh.engines.openai_wire import LENGTH, mapped, options_of, piece_of
+from gpu_mesh.engines.openai_wire import mapped, options_of, piece_of
 from gpu_mesh.engines.options import check_messages, check_name, check_options, check_text, check_texts
 from gpu_mesh.engines.rows import embed_all
-from gpu_mesh.errors import MeshError
 
 if TYPE_CHECKING:
     import openai
@@ -80,15 +81,7 @@ class OpenAIEngine:
     def check(self) -> EngineStatus:
         """Ask for its models; such servers have no common word for their version."""
         self._quick.get()  # the import of the client's package is no part of the answer's time
-        started = time.perf_counter()
-        models: tuple[Model, ...] = ()
-        error: str | None = None
-        try:
-            models = self.models()
-        except MeshError as failure:
-            error = str(failure)
-        took_ms = (time.perf_counter() - started) * 1000
-        return EngineStatus(reachable=error is None, response_ms=took_ms, models=models, error=error)
+        return checked(lambda: (None, self.models()))
 
     def models(self) -> tuple[Model, ...]:
         """Those of `/v1/models`, embedding ones first; what they can do is guessed from their names."""
@@ -104,7 +97,7 @@ class OpenAIEngine:
         """Always raises EngineUnsupported."""
         raise unsupported(self.name, "does not tell what is in memory", "see that server's own tools")
 
-    def embed(self, texts: Sequence[str], model: str | None = None, *, keep_alive_s: float | None = None) -> Embeddings:
+    def embed(self, texts: Sequence[str], model: str | None = None) -> Embeddings:
         """Vectors by `/v1/embeddings`; a text longer than the model's context may be refused. See Engine.embed."""
         texts = check_texts(texts)
         name = self._resolve(model, Kind.EMBED)
@@ -234,7 +227,7 @@ class OpenAIEngine:
         yield Chunk(
             text="",
             done=True,
-            reason=LENGTH if reason == LENGTH else "stop",
+            reason=LENGTH if reason == LENGTH else STOP,
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
         )

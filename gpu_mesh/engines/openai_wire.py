@@ -15,12 +15,9 @@ from gpu_mesh.errors import EngineUnsupported, MeshError
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["LENGTH", "mapped", "options_of", "piece_of"]
+__all__ = ["mapped", "options_of", "piece_of"]
 
 _ENGINE = "openai"
-#: Why a server stopped, where it is not the model's own end.
-LENGTH = "length"
-_NOT_FOUND = 404
 
 
 @contextmanager
@@ -58,7 +55,7 @@ def _cut(cause: BaseException, url: str, limit_s: float) -> MeshError:
 
 def _refusal(error: openai.APIStatusError, url: str, model: str | None) -> MeshError:
     words = error.message.removeprefix(f"Error code: {error.status_code}").lstrip(" -") or error.response.reason_phrase
-    if error.status_code != _NOT_FOUND:
+    if error.status_code != failures.NOT_FOUND:
         return failures.of_answer(_ENGINE, url, error.status_code, words, model)
     if model is None:
         return failures.malformed(_ENGINE, url, words)

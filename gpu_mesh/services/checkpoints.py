@@ -117,13 +117,13 @@ def save(task_id: str, claim: Mapping[str, Any], text: str, *, urgent: bool = Fa
     return Saved.YES if ours else Saved.LOST
 
 
-def load(task_id: str, *, wait_s: float = LOAD_WAIT_S) -> Any:
+def load(task_id: str) -> Any:
     """The state saved last; None where there is none.
 
     Waits for a Redis that is away: a job that began anew would overwrite what it had reached. Raises
-    BrokerUnavailable after `wait_s`.
+    BrokerUnavailable after LOAD_WAIT_S.
     """
-    current, deadline = settings(), time.monotonic() + wait_s
+    current, deadline = settings(), time.monotonic() + LOAD_WAIT_S
     while True:
         try:
             with mapped_errors(current):

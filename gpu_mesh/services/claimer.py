@@ -22,6 +22,7 @@ from gpu_mesh.services.judge import Judge
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import claims, keys
 from gpu_mesh.store.client import connect, mapped_errors
+from gpu_mesh.store.replies import text
 
 __all__ = ["Claimer"]
 
@@ -125,7 +126,7 @@ class Claimer:
 
     def read(self, reply: Any) -> claims.Claimed | None:
         """What the answer to `command` means: a claim that is ours now, or None."""
-        if not reply or _text(reply[0]) == keys.wake(self.worker):
+        if not reply or text(reply[0]) == keys.wake(self.worker):
             return None  # the wait for a wake is over, with or without one
         answer = claims.read_reply(reply)
         self._look = answer.what if isinstance(answer, claims.Look) else None
@@ -240,7 +241,3 @@ class Claimer:
             name = getattr(call, "func", call).__name__  # of a partial, its function's
             logger.warning("%s waits for Redis: %s", name, exc, extra={"action": "outbox"})
             return None
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

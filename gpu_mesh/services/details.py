@@ -26,7 +26,7 @@ SHOWN = 2000
 
 @dataclass(frozen=True, slots=True)
 class TaskDetail:
-    """One task. `state` is one of `lookup`, DEAD or Celery's; times in s, stamps since the epoch; None: not known.
+    """One task. `state` is one of `lookup` or Celery's; times in s, stamps since the epoch; None: not known.
 
     `position` is that of `lookup.waiting_tasks`, `deliveries` counts how often a worker was handed the task.
     """
@@ -79,7 +79,12 @@ def find(app: celery.Celery, settings: Settings, task_id: str) -> TaskDetail:
         found = _waiting(found, *waits)
     if letter is not None and held is None and found.state not in _UNCLAIMED:
         found = replace(
-            found, state="DEAD", queue=letter.queue, why=letter.why, worker=letter.worker, deliveries=letter.deliveries
+            found,
+            state=lookup.DEAD,
+            queue=letter.queue,
+            why=letter.why,
+            worker=letter.worker,
+            deliveries=letter.deliveries,
         )
     if found == TaskDetail(id=task_id):
         raise InvalidTask(

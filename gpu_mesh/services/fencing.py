@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from gpu_mesh.errors import BrokerUnavailable
-from gpu_mesh.services.board import BOARD, Board
+from gpu_mesh.services.board import BOARD
 from gpu_mesh.settings import settings
 from gpu_mesh.store import claims
 from gpu_mesh.store.client import mapped_errors, process_client
@@ -20,12 +20,12 @@ __all__ = ["still_ours"]
 TIMEOUT_S = 5.0
 
 
-def still_ours(worker: str, tag: str, asked_at: float | None = None, *, board: Board = BOARD) -> bool:
+def still_ours(worker: str, tag: str, asked_at: float | None = None) -> bool:
     """Whether `worker` holds the claim, which it asked for at `asked_at` (s, monotonic; None: unknown).
 
     While Redis is away, as far as we know: nobody else can claim either.
     """
-    if asked_at is not None and board.covers(asked_at):
+    if asked_at is not None and BOARD.covers(asked_at):
         return True
     current = settings()
     try:

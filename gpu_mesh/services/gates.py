@@ -14,7 +14,7 @@ from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.errors import InvalidValue, UnknownQueue
 from gpu_mesh.services import windows
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import gates, nodes
+from gpu_mesh.store import gates, nodes, server
 from gpu_mesh.store import windows as store
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.gates import Gate
@@ -107,7 +107,7 @@ def whoami(settings: Settings) -> str:
 def read_closures(client: Any, settings: Settings) -> Closures:
     """Why queues are closed now."""
     told, _ = store.read(client)
-    now = gates.clock(client)
+    now = server.now(client)
     held = [gate for gate in gates.all_gates(client) if gate.until is None or gate.until > now]
     return Closures(held, now, windows.zone_of((told or windows.own_plan(settings)).zone))
 

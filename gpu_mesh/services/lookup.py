@@ -20,11 +20,11 @@ from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import gates, placement
 from gpu_mesh.services.revoking import CANCELLED, mark_revoked
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import journal, nodes, queues, revoked
+from gpu_mesh.store import journal, nodes, queues, revoked, server
 from gpu_mesh.store.client import check_broker, connect, mapped_errors
 
 __all__ = [
-    "CANCELLED",
+    "DEAD",
     "DELAYED",
     "UNSCHEDULABLE",
     "WAITING",
@@ -39,9 +39,9 @@ __all__ = [
     "waiting_tasks",
 ]
 
-
-#: States of tasks that no worker has, beside Celery's: their turn comes; no device online fits them; not due yet.
-WAITING, UNSCHEDULABLE, DELAYED = "WAITING", "UNSCHEDULABLE", "DELAYED"
+#: States of tasks that no worker has, beside Celery's: their turn comes; no device online fits them; not due yet; among
+#: the dead letters.
+WAITING, UNSCHEDULABLE, DELAYED, DEAD = "WAITING", "UNSCHEDULABLE", "DELAYED", "DEAD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,9 @@ def waiting_tasks(settings: Settings, queue: str | None = None, limit: int | Non
     explain = _Explainer(settings)
     left = limit
     with mapped_errors(settings), connect(settings) as client:
-        now = _now(client)
+        now = server.now(client)
         for name in names:
-            for position, message in enumerate(_in_order(queues.waiting(client, name), now, left)):
+            for position, message in enumerate(_in_order(queues.waiting(client, name), now, _rules(settings), left)):
                 yield replace(_waiting_view(message, now, explain), position=position)
                 left = None if left is None else left - 1
             if left is not None and left <= 0:
@@ -112,15 +112,15 @@ def waiting_tasks(settings: Settings, queue: str | None = None, limit: int | Non
 
 def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Waiting] | None:
     """A task that waits or is delayed, with its message; None where none of that id does. Reads all that waits."""
-    explain = _Explainer(settings)
+    explain, rules = _Explainer(settings), _rules(settings)
     with mapped_errors(settings), connect(settings) as client:
-        now = _now(client)
+        now = server.now(client)
         for name in known_queues(settings):
             found = next(
-                (entry for entry in _ranked(queues.waiting(client, name), now) if entry[-1].id == task_id), None
+                (entry for entry in _ranked(queues.waiting(client, name), now, rules) if entry[-1].id == task_id), None
             )
             if found is not None:
-                before = sum(entry[:3] < found[:3] for entry in _ranked(queues.waiting(client, name), now))
+                before = sum(entry[:3] < found[:3] for entry in _ranked(queues.waiting(client, name), now, rules))
                 return replace(_waiting_view(found[-1], now, explain), position=before), found[-1]
         for message, due in queues.delayed(client):
             if message.id == task_id:
@@ -132,25 +132,25 @@ def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Wai
 _Ranked = tuple[float, float, int, queues.Waiting]
 
 
-def _in_order(messages: Iterable[queues.Waiting], now: float, limit: int | None) -> list[queues.Waiting]:
+def _rules(settings: Settings) -> claim.Rules:
+    return claim.Rules(horizon_s=settings.aging_horizon_s)
+
+
+def _in_order(
+    messages: Iterable[queues.Waiting], now: float, rules: claim.Rules, limit: int | None
+) -> list[queues.Waiting]:
     """The first `limit` of the messages of one queue in the order of work."""
-    ranked = _ranked(messages, now)
+    ranked = _ranked(messages, now, rules)
     best = sorted(ranked) if limit is None else heapq.nsmallest(limit, ranked)
     return [message for *_, message in best]
 
 
-def _ranked(messages: Iterable[queues.Waiting], now: float) -> Iterator[_Ranked]:
-    rules = claim.Rules()
+def _ranked(messages: Iterable[queues.Waiting], now: float, rules: claim.Rules) -> Iterator[_Ranked]:
     before = 0.0
     for index, message in enumerate(messages):
         at = min(now, message.sent_at or before or now)
         before = max(before, at)
         yield -claim.score(message.queue, message.band, now - at, rules), at, index, message
-
-
-def _now(client: Any) -> float:
-    seconds, micros = client.time()
-    return float(seconds) + float(micros) / 1e6
 
 
 def _delayed_view(message: queues.Waiting, due: float, now: float, explain: _Explainer) -> TaskView:

@@ -18,7 +18,7 @@ import tzlocal
 
 from gpu_mesh.domain.windows import PeakHours, Period, Phase, moment
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import gates
+from gpu_mesh.store import gates, server
 from gpu_mesh.store import windows as store
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.windows import Opened, Plan
@@ -82,7 +82,7 @@ def own_plan(settings: Settings) -> Plan:
 
 def reconcile(client: Any, settings: Settings, *, leads: bool = False) -> None:
     """A tick at Redis's time, which all nodes share."""
-    tick(client, settings, gates.clock(client), leads=leads)
+    tick(client, settings, server.now(client), leads=leads)
 
 
 def tick(client: Any, settings: Settings, now: float, *, leads: bool = False) -> None:
@@ -133,7 +133,7 @@ def _set(client: Any, plan: Plan, phase: Phase, queue: str, held: gates.Gate | N
 def today(settings: Settings) -> Today:
     """The windows as they are. Raises BrokerUnavailable."""
     with mapped_errors(settings), connect(settings) as client:
-        now = gates.clock(client)
+        now = server.now(client)
         told, opened = store.read(client)
     own = own_plan(settings)
     plan = told or own

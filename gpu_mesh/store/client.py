@@ -109,9 +109,9 @@ def mapped_errors(settings: Settings) -> Iterator[None]:
 
 
 _REFUSALS = (redis.AuthenticationError, redis.exceptions.NoPermissionError)
-#: How a script's error says that Redis is full.
 #: What OpenSSL says of a certificate whose authority is not ours.
 _UNTRUSTED = "certificate verify failed"
+#: How a script's error says that Redis is full.
 _FULL = "OOM command not allowed"
 #: What a Redis says that is there, but in trouble: its disk is full, a script runs too long.
 _UNABLE = ("MISCONF", "BUSY")

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import redis
 
 from gpu_mesh.errors import InvalidValue
-from gpu_mesh.store import keys
+from gpu_mesh.store import keys, server
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["MESH", "Gate", "all_gates", "clock", "close", "cordon", "open_ended", "reopen", "uncordon"]
+__all__ = ["MESH", "Gate", "all_gates", "close", "cordon", "open_ended", "reopen", "uncordon"]
 
 #: The scope of every device; no node or worker can be called so.
 MESH = "*"
@@ -46,12 +46,6 @@ class Gate:
     why: str = ""
 
 
-def clock(client: redis.Redis) -> float:
-    """Redis's time, s since the epoch."""
-    seconds, micros = client.time()
-    return float(seconds) + float(micros) / 1e6
-
-
 def all_gates(client: redis.Redis) -> list[Gate]:
     """Every gate there is, by queue, reason and scope. What is unreadable in one is left out of it."""
     held = {text(field): text(told) for field, told in client.hgetall(keys.GATES).items()}
@@ -75,7 +69,7 @@ def close(
     """
     _check(queue=queue, reason=reason, scope=scope)
     before = next((gate for gate in all_gates(client) if _of(gate) == (queue, reason, scope)), None)
-    told = {"since": before.since if before else clock(client), "by": by, "until": until, "why": why}
+    told = {"since": before.since if before else server.now(client), "by": by, "until": until, "why": why}
     return bool(script(client, "gate")(args=[queue, reason, scope, json.dumps(told)]))
 
 

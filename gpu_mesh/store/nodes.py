@@ -15,7 +15,7 @@ import redis
 
 from gpu_mesh.domain.device import Device
 from gpu_mesh.errors import NodeNameTaken
-from gpu_mesh.store import keys
+from gpu_mesh.store import keys, server
 from gpu_mesh.store.scripts import script
 
 __all__ = ["Node", "NodeEntry", "all_nodes", "forget_silent", "instance_id", "leave", "register"]
@@ -156,7 +156,7 @@ def all_nodes(client: redis.Redis) -> list[NodeEntry]:
     """Every known node, by name. An entry that cannot be read is left out, with a logged warning."""
     # The clock after the registry: an entry newer than now was written before the clock stepped back.
     found = client.hgetall(keys.NODES)
-    now = _now(client)
+    now = server.now(client)
     entries = []
     for name, held in sorted(found.items()):
         data = _entry(name, held)
@@ -189,14 +189,9 @@ def _warn(name: object, exc: Exception) -> None:
     logger.warning("the registration of node %s cannot be read: %r", name, exc, extra={"action": "read_node"})
 
 
-def forget_silent(client: redis.Redis, *, after_s: float = FORGET_AFTER_S) -> list[str]:
-    """Drop nodes not heard of for `after_s`; returns their names."""
-    gone = [entry.node.name for entry in all_nodes(client) if entry.silent_s > after_s]
+def forget_silent(client: redis.Redis) -> list[str]:
+    """Drop nodes not heard of for FORGET_AFTER_S; returns their names."""
+    gone = [entry.node.name for entry in all_nodes(client) if entry.silent_s > FORGET_AFTER_S]
     if gone:
         client.hdel(keys.NODES, *gone)
     return gone
-
-
-def _now(client: redis.Redis) -> float:
-    seconds, micros = client.time()
-    return float(seconds) + float(micros) / 1e6

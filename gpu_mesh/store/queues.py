@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,7 @@ __all__ = [
     "Waiting",
     "delayed",
     "depths",
+    "due_of",
     "find",
     "headers_of",
     "purge_delayed",
@@ -62,7 +63,7 @@ class Waiting:
     def sent_at(self) -> float | None:
         """Since when it waits, s by its sender's clock: it was sent, or was due; None where it does not say."""
         stamp = stamp_of(self.mesh.get("sent_at"))
-        return None if stamp is None else max(stamp, _due(self.headers.get("eta")))
+        return None if stamp is None else max(stamp, due_of(self.headers) or 0.0)
 
     @property
     def band(self) -> Band:
@@ -127,14 +128,15 @@ def stamp_of(value: object) -> float | None:
     return float(value)
 
 
-def _due(eta: object) -> float:
-    """When a message was due, s since the epoch; 0 for one that was due at once."""
+def due_of(headers: Mapping[str, Any]) -> float | None:
+    """When a message with these headers may run, s since the epoch; None for at once."""
+    eta = headers.get("eta")
     if not isinstance(eta, str):
-        return 0.0
+        return None
     try:
         due = datetime.fromisoformat(eta)
     except ValueError:
-        return 0.0
+        return None
     return (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import redis
 
-from gpu_mesh.store import keys
+from gpu_mesh.store import keys, server
 
 __all__ = ["KEPT_S", "add", "contains"]
 
@@ -16,7 +16,7 @@ KEPT_S = 7 * 86_400
 
 def add(client: redis.Redis, task_ids: Iterable[str]) -> None:
     """Remember that these were taken back, and forget those whose time is over."""
-    now = _now(client)
+    now = server.now(client)
     pipe = client.pipeline()
     pipe.zremrangebyscore(keys.REVOKED, "-inf", now)
     if until := dict.fromkeys(task_ids, now + KEPT_S):
@@ -27,9 +27,4 @@ def add(client: redis.Redis, task_ids: Iterable[str]) -> None:
 def contains(client: redis.Redis, task_id: str) -> bool:
     """Whether the task was taken back, and that is remembered still."""
     until = client.zscore(keys.REVOKED, task_id)
-    return until is not None and float(until) > _now(client)
-
-
-def _now(client: redis.Redis) -> float:
-    seconds, micros = client.time()
-    return float(seconds) + float(micros) / 1e6
+    return until is not None and float(until) > server.now(client)

@@ -1,4 +1,4 @@
-"""Which Redis answers."""
+"""Which Redis answers, and what time it has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import redis
 
 from gpu_mesh.store.redis_binary import MIN_VERSION
 
-__all__ = ["BEFORE_HELLO", "is_too_old", "version"]
+__all__ = ["BEFORE_HELLO", "is_too_old", "now", "version"]
 
 #: What is known of a server that does not know the command a client begins with; Redis 6 brought it.
 BEFORE_HELLO = "5 or older"
@@ -34,3 +34,9 @@ def is_too_old(text: str) -> bool:
     """Whether our scripts use commands that such a Redis lacks. What is no version is none we know to be old."""
     found = _VERSION.match(text)
     return found is not None and (int(found[1]), int(found[2] or 0)) < MIN_VERSION
+
+
+def now(client: redis.Redis) -> float:
+    """Redis's clock, s since the epoch."""
+    seconds, micros = client.time()
+    return float(seconds) + float(micros) / 1e6

@@ -25,7 +25,6 @@ class Transport(stock.Transport):
 class SentinelTransport(stock.SentinelTransport):
     """sentinel://."""
 
-    default_port = 26379
     Channel = SentinelChannel
 
 

@@ -6,10 +6,10 @@ A channel without a claimer is kombu's own in everything else: inspect, events a
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import cache
 from queue import Empty
 from time import monotonic
@@ -30,6 +30,7 @@ from gpu_mesh.store.scripts import script, sha, source
 
 __all__ = ["Channel", "ClaimQoS", "ClaimSource", "SentinelChannel", "claim_with"]
 
+logger = logging.getLogger(__name__)
 
 #: Longest task id that is kept of a message.
 ID_LENGTH = 200
@@ -134,7 +135,7 @@ class Channel(stock.Channel):
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
         headers = message.get("headers") or {}
-        due, wrong = _due(headers), wrong_header(headers.get("mesh"))
+        due, wrong = queues.due_of(headers), wrong_header(headers.get("mesh"))
         # What is malformed wakes nobody: the claim that meets it puts it into the dead letters. Of a batch, a claim
         # puts a message back whose time has not come. Of a queue declared with x-expires, kombu renews the lists' lives
         # with each message.
@@ -210,7 +211,7 @@ class Channel(stock.Channel):
         except NoScriptError:
             claimer.load()
         except ResponseError as exc:
-            stock.logger.error("claim refused by Redis: %s", exc, extra={"action": "claim_error"})
+            logger.error("claim refused by Redis: %s", exc, extra={"action": "claim_error"})
             claimer.pause()
         except self.connection_errors:
             self.client.connection.disconnect()
@@ -225,7 +226,7 @@ class Channel(stock.Channel):
                 "tag": claimed.tag,
                 "siblings": list(claimed.siblings),
             }
-            due = _due(message["headers"])
+            due = queues.due_of(message["headers"])
             if claimed.revoked:
                 _revoke(message["headers"])
             elif due is not None:
@@ -238,8 +239,8 @@ class Channel(stock.Channel):
             # Not `connection_errors`, which holds KeyError. A claim that stayed held would be the worker's last one.
             claimer.hand_back(claimed.tag, counts=True)
             raise
-        except Exception as exc:  # noqa: BLE001  (whatever it is: a stock worker would die of such a message)
-            stock.logger.exception("message %s cannot be delivered", claimed.tag, extra={"action": "bury"})
+        except Exception as exc:  # whatever it is: a stock worker would die of such a message
+            logger.exception("message %s cannot be delivered", claimed.tag, extra={"action": "bury"})
             claimer.bury(claimed.tag, f"cannot be delivered: {exc!r}")
 
     def _poll_error(self, type: str, **options: Any) -> None:
@@ -259,18 +260,6 @@ class SentinelChannel(Channel, stock.SentinelChannel):
 @cache
 def _publish_sha() -> str:
     return sha("publish")
-
-
-def _due(headers: Mapping[str, Any]) -> float | None:
-    """When a message may run, s since the epoch; None for at once."""
-    eta = headers.get("eta")
-    if not isinstance(eta, str):
-        return None
-    try:
-        due = datetime.fromisoformat(eta)
-    except ValueError:
-        return None
-    return (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp()
 
 
 def _revoke(headers: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.services import gates as service
 from gpu_mesh.services import lookup
 from gpu_mesh.settings import Settings, settings
-from gpu_mesh.store import gates, nodes, windows
+from gpu_mesh.store import gates, nodes, server, windows
 from gpu_mesh.store.client import connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
@@ -65,7 +65,7 @@ class TestPause:
         assert re.fullmatch(r"customer: was paused already, now until .*\d\d:\d\d \(Europe/Berlin\)\n", again)
         (gate,) = gates.all_gates(client)
         assert (gate.by, gate.why) == ("ann", "disk full")
-        assert gate.until == pytest.approx(gates.clock(client) + 7200, abs=30)
+        assert gate.until == pytest.approx(server.now(client) + 7200, abs=30)
         assert said("resume", "customer") == "customer: resumed\n"
         assert said("resume", "customer") == "customer: was not paused\n"
         assert held(client, "customer") == []
@@ -88,7 +88,7 @@ class TestPause:
         told = json.loads(said("pause", "customer", "--json", "--why", "disk full", "--by", "ann"))
         assert (told["queue"], told["was_paused"], told["until"]) == ("customer", False, None)
         (gate,) = told["gates"]
-        assert gate.pop("since") == pytest.approx(gates.clock(client), abs=30)
+        assert gate.pop("since") == pytest.approx(server.now(client), abs=30)
         assert gate == {
             "queue": "customer", "reason": "manual", "scope": "mesh", "by": "ann", "until": None, "why": "disk full",
         }  # fmt: skip
@@ -155,9 +155,9 @@ class TestPeakHours:
 class TestWhy:
     def test_queues_say_it(self, client: redis.Redis):
         """Reason, scope, since, by, until, in words and as JSON."""
-        gates.close(client, "customer", "manual", by="ann", until=gates.clock(client) + 7200, why="disk full")
+        gates.close(client, "customer", "manual", by="ann", until=server.now(client) + 7200, why="disk full")
         gates.close(client, "customer", "manual", by="ben", scope="n1")
-        gates.close(client, "ai-batch", "window", by="peak hours", until=gates.clock(client) - 1)
+        gates.close(client, "ai-batch", "window", by="peak hours", until=server.now(client) - 1)
         found = {queue["name"]: queue for queue in json.loads(said("queues", "--json"))}
         clock = r"(\w{3} )?\d\d:\d\d"
         assert re.fullmatch(
@@ -192,7 +192,7 @@ class TestSender:
 
     def test_is_told_once(self, client: redis.Redis, caplog: pytest.LogCaptureFixture):
         """Issue 5 §3: a warning, with the end and what opens it; not with each send, nor for what is open."""
-        gates.close(client, "internal", "window", until=gates.clock(client) + 60)
+        gates.close(client, "internal", "window", until=server.now(client) + 60)
         for _ in range(3):
             add.delay(1, 1)
         add.apply_async((1, 1), business="customer")
@@ -230,7 +230,7 @@ def test_whoever_pauses_has_a_name():
 
 def test_whoever_submits_is_told(client: redis.Redis):
     """Issue 5 §3: on standard error; what programs read is the id alone."""
-    gates.close(client, "ai-batch", "window", until=gates.clock(client) + 60)
+    gates.close(client, "ai-batch", "window", until=server.now(client) + 60)
     sent = run("submit", "embeddings", '[["a text"]]')
     assert sent.returncode == 0, sent.stderr
     assert re.match(r"ai-batch: window until .*; what is sent waits \(`gpu-mesh resume ai-batch --until ", sent.stderr)

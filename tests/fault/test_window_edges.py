@@ -11,7 +11,7 @@ from waiting import wait_for
 from zones import path_with, zone_where
 
 from gpu_mesh.domain.queues import CONTROL_QUEUE
-from gpu_mesh.store import gates, journal, keys, windows
+from gpu_mesh.store import gates, journal, keys, server, windows
 
 #: How far away an edge is, s: enough to see what holds before it.
 AHEAD_S = 4
@@ -73,7 +73,7 @@ def test_a_pause_outlives_redis_and_its_end_comes_all_the_same(windowed: Mesh):
     """Issue 5 §1: pauses are in Redis's append-only file; an end that came while Redis was away counts."""
     with windowed.server.client() as client:
         gates.close(client, "customer", "manual", by="ann", why="disk full")
-        gates.close(client, "internal", "manual", until=gates.clock(client) + 0.5)
+        gates.close(client, "internal", "manual", until=server.now(client) + 0.5)
         stays, ends = gates.all_gates(client)
     customer, internal = windowed.send(queue="customer"), windowed.send(queue="internal")
     windowed.server.kill()

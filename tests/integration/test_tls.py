@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from bare_workers import SenderApp
+from kombu.exceptions import OperationalError
 from processes import gpu_mesh, run
 from redis_servers import RedisServer, running
 from tls_proxy import TlsProxy, certificate, tls_proxy
@@ -85,6 +86,13 @@ class TestWrongAuthority:
         """A certificate of another authority is refused, with the address and what is wrong."""
         with pytest.raises(BrokerUnavailable, match=r"rediss://.*not trusted.*GPU_MESH_TLS_CA_FILE"):
             check_broker(secured.settings(stranger))
+
+    def test_broker_connection(self, secured: Secured, stranger: Path):
+        """Celery's own connection refuses it too, not only the check that a submit makes first."""
+        with SenderApp("tls-strangers", set_as_current=False) as app:
+            app.conf.update(configuration(secured.settings(stranger)))
+            with app.connection_for_write() as connection, pytest.raises(OperationalError, match="certificate verify"):
+                connection.ensure_connection(max_retries=1, interval_start=0)
 
     def test_submit(self, secured: Secured, stranger: Path):
         """The command line says so in a line, sends nothing and hangs nowhere."""

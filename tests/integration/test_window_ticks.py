@@ -16,7 +16,7 @@ from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
 from gpu_mesh.services import gates as service
 from gpu_mesh.services import windows
 from gpu_mesh.settings import Settings, settings
-from gpu_mesh.store import gates, keys
+from gpu_mesh.store import gates, keys, server
 from gpu_mesh.store import windows as store
 from gpu_mesh.store.client import connect
 from gpu_mesh.store.scripts import script
@@ -176,7 +176,7 @@ def test_the_worker_that_tends_ticks(client: redis.Redis, broker: str):
         assert closed(client) == [("ai-batch", "window", None)]
         gates.reopen(client, "ai-batch", "window")
         wait_for(lambda: closed(client), "the next tick", 5)
-        gates.close(client, "customer", "manual", until=gates.clock(client) + 0.1)
+        gates.close(client, "customer", "manual", until=server.now(client) + 0.1)
         wait_for(lambda: len(closed(client)) == 1, "the pause's end", 5)
     finally:
         lease.stop()
@@ -191,7 +191,7 @@ def test_a_tick_that_fails_ends_no_lease(client: redis.Redis, broker: str, caplo
         lease.start()
         try:
             wait_for(lambda: caplog.text.count("windows not reconciled") > 1, "two ticks that fail", 5)
-            assert client.zscore(keys.LEASES, "gpu0@tender") > gates.clock(client) * 1e6
+            assert client.zscore(keys.LEASES, "gpu0@tender") > server.now(client) * 1e6
         finally:
             lease.stop()
 

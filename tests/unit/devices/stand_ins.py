@@ -9,7 +9,7 @@ from typing import Any
 
 import pynvml
 
-from gpu_mesh.devices.base import GIB
+from gpu_mesh.domain.device import GB
 
 #: NVML's "not available" as it leaves the library.
 NOT_AVAILABLE = 2**64 - 1
@@ -21,8 +21,8 @@ class Gpu:
 
     name: str | bytes = "NVIDIA GeForce RTX 4090"
     uuid: str | bytes = "GPU-0"
-    total: int = 24 * GIB
-    used: int = 2 * GIB
+    total: int = 24 * GB
+    used: int = 2 * GB
     gpu: int = 50
     temperature: int = 61
     compute: list[tuple[int, int | None]] = field(default_factory=list)
@@ -131,7 +131,7 @@ class Ram:
 
 def ram(total_gb: float, available_gb: float) -> Callable[[], Ram]:
     """A reader of so much memory."""
-    return lambda: Ram(int(total_gb * GIB), int(available_gb * GIB))
+    return lambda: Ram(int(total_gb * GB), int(available_gb * GB))
 
 
 def refuse(*_: object) -> Any:
