@@ -15,13 +15,14 @@ from pathlib import Path
 from celery import shared_task
 from waiting import wait_gone
 
-__all__ = ["Ledger", "hold", "limited", "poison", "work"]
+__all__ = ["Ledger", "hold", "limited", "poison", "work", "write"]
 
 #: Longest wait of a held task, s: a test that forgets it must not keep a worker.
 HOLD_S = 60.0
 
 
-def _append(path: str, what: str, request) -> None:
+def write(path: str, what: str, request) -> None:
+    """Add a line to the ledger at `path`."""
     line = f"{what} {request.id} {os.getpid()} {request.hostname}\n"
     out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
@@ -33,31 +34,31 @@ def _append(path: str, what: str, request) -> None:
 @shared_task(bind=True, name="ledger.work", ignore_result=True)
 def work(self, ledger, seconds=0.0):
     """Write that it started, be busy for `seconds`, write that it ended."""
-    _append(ledger, "start", self.request)
+    write(ledger, "start", self.request)
     threading.Event().wait(seconds)
-    _append(ledger, "end", self.request)
+    write(ledger, "end", self.request)
 
 
 @shared_task(bind=True, name="ledger.hold")
 def hold(self, ledger, gate):
     """Be busy until the file `gate` is gone. The result says who did it."""
-    _append(ledger, "start", self.request)
+    write(ledger, "start", self.request)
     wait_gone(gate, HOLD_S)
-    _append(ledger, "end", self.request)
+    write(ledger, "end", self.request)
     return self.request.hostname
 
 
 @shared_task(bind=True, name="ledger.limited", ignore_result=True, rate_limit="1/s")
 def limited(self, ledger):
     """Write that it started and ended; a worker begins one a second."""
-    _append(ledger, "start", self.request)
-    _append(ledger, "end", self.request)
+    write(ledger, "start", self.request)
+    write(ledger, "end", self.request)
 
 
 @shared_task(bind=True, name="ledger.poison", ignore_result=True)
 def poison(self, ledger):
     """Kill the worker that runs it."""
-    _append(ledger, "start", self.request)
+    write(ledger, "start", self.request)
     os.kill(os.getppid(), signal.SIGKILL)
     threading.Event().wait(HOLD_S)  # it dies with its parent
 

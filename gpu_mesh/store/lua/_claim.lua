@@ -2,6 +2,7 @@
 -- P, and LOOKS: whether the functions of _index and _adopt are.
 
 --@rules
+--@realtime
 --@include _idle
 
 -- How long strangers' messages may go unseen while there is other work, µs.
@@ -42,6 +43,9 @@ if state[6] then
 end
 
 local closed = (state[1] or '') .. (state[2] or '') .. (state[3] or '')
+--@include _holds
+local gates = closed
+if #holds > 0 then closed = closed .. ',' .. HELD .. ',' end
 local totals = call('HGETALL', P .. 'gated')
 local horizon = tonumber(ARGV[8])
 
@@ -168,12 +172,26 @@ if not best or best.waits then
   for queue in string.gmatch(ARGV[15], '[^,]+') do
     if not find(closed, ',' .. queue .. ',', 1, true) then open[#open + 1] = queue end
   end
+  -- Idle for it as soon as no realtime job holds it back there (_resume.lua).
+  local held_back = #holds > 0 and find(ARGV[15], ',' .. HELD .. ',', 1, true) and
+    not find(gates, ',' .. HELD .. ',', 1, true)
+  if held_back then
+    for i = 1, #holds do open[#open + 1] = HELD .. '@' .. holds[i] end
+  end
   local queues = table.concat(open, ',')
   local was = ARGV[12] == '1' and call('HGET', P .. 'idling', worker)
   if was ~= queues then
     stir(worker)
     for i = 1, #open do call('ZADD', P .. 'idle:' .. open[i], format('%.0f', now), worker) end
     if queues ~= '' then call('HSET', P .. 'idling', worker, queues) end
+    -- It may have been woken for work that is held back here: another one looks in its place.
+    for i = 1, held_back and #classes or 0, 2 do
+      if find(classes[i], HELD .. '|', 1, true) == 1 then
+        local other = call('ZRANGE', P .. 'idle:' .. HELD, 0, 0)[1]
+        if other then wake(other) end
+        break
+      end
+    end
   end
   local due = call('ZRANGE', P .. 'delayed', 0, 0, 'WITHSCORES')[2]
   return {'none', due and math.max(0, math.ceil((due * 1e6 - now) / 1000)) or -1}

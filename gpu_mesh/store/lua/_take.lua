@@ -89,6 +89,13 @@ end
 local record = table.concat({list, best.at, best.gated, deliveries, best.needs, band, format('%.0f', now), standby,
   best.task}, '\t')
 call('HSET', claims, tag, record, '=' .. tag, raw)
+if REALTIME[match(class, '^(.*)|')] then
+  call('ZADD', P .. 'realtime:' .. ARGV[16], format('%.0f', now), worker .. '\t' .. tag)
+  -- A device's own scope is that of all the devices that serve the job.
+  for sibling in string.gmatch(ARGV[16] == worker and best.siblings or '', '[^,]+') do
+    call('ZADD', P .. 'realtime:' .. sibling, format('%.0f', now), worker .. '\t' .. tag)
+  end
+end
 if best.saves_swap then call('HINCRBY', P .. 'stats', 'swaps_saved', 1) end
 if best.siblings ~= '' then
   call('HSET', claims, '+' .. tag, best.siblings)

@@ -11,14 +11,17 @@ local call, P = redis.call, 'gpumesh:'
 local SLACK = 100
 
 local claims, tag = P .. 'claims:' .. ARGV[1], ARGV[2]
-local siblings = call('HGET', claims, '+' .. tag)
+local got = call('HMGET', claims, tag, '+' .. tag)
+local queue, siblings = string.match(got[1] or '', '^([^:\t]*)'), got[2]
 if call('HDEL', claims, tag, '=' .. tag, '+' .. tag) == 0 then return 0 end
 if ARGV[3] ~= '' and call('LPUSH', P .. 'finished', ARGV[3]) > ARGV[4] + SLACK then
   call('LTRIM', P .. 'finished', 0, ARGV[4] - 1)
 end
-if siblings then
+--@realtime
+if siblings or REALTIME[queue] then
 --@include _idle
 --@include _let_go
-  free(siblings)
+  if siblings then free(siblings) end
+  if REALTIME[queue] then resume(ARGV[1], tag, siblings or '') end
 end
 return 1
