@@ -118,7 +118,8 @@ class Consumers:
         What an operator cancelled meanwhile stays so.
         """
         shown, consume_from = c.task_consumer._queues, c.app.amqp.queues.consume_from
-        for name in closed & shown.keys():
+        # Not before the event loop turns and has begun to consume: what is not shown then is not begun either.
+        for name in filter(c.task_consumer.consuming_from, closed & shown.keys()):
             self._paused[name] = shown.pop(name)
             logger.info("%s is closed: paused", name, extra={"action": "pause"})
         for name in closed & self._paused.keys() & consume_from.keys():

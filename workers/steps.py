@@ -111,7 +111,6 @@ class Claiming(bootsteps.StartStopStep):
         """Have the channel claim, the pool notice a dead child at once, and the consumer follow the gates."""
         claim_with(c.task_consumer.channel, c.controller.claimer, c.pool.num_processes)
         c.on_decode_error = _reject_unreadable
-        self._consumers.reconcile(c, c.controller.gates.closed)
         if c.hub is not None:
             self._watch = c.hub.call_repeatedly(WATCH_EVERY_S, self._look, c)
             if not isinstance(c.pool, solo.TaskPool):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import redis
 
@@ -38,15 +38,17 @@ def holds(client: redis.Redis) -> list[Hold]:
     for scope in scopes:
         pipe.zrange(keys.realtime(scope), 0, -1, withscores=True)
     told = dict(zip(scopes, pipe.execute(), strict=True))
-    jobs = [text(member).split("\t", 1) for members in told.values() for member, _ in members]
-    for worker, tag in jobs:
+    jobs = [
+        (scope, *text(member).partition("\t")[::2], since)
+        for scope, members in told.items()
+        for member, since in members
+    ]
+    for _, worker, tag, _ in jobs:
         pipe.hexists(keys.claims(worker), tag)
-    live = iter(pipe.execute())
-    found = []
-    for scope, members in told.items():
-        # What no claim stands behind holds nothing back, see lua/_holds.lua.
-        running = [(text(member).split("\t", 1)[0], since) for member, since in members if next(live)]
-        if running:
-            names = tuple(dict.fromkeys(worker for worker, _ in running))
-            found.append(Hold(scope, min(since for _, since in running) / 1e6, names))
-    return found
+    found: dict[str, Hold] = {}
+    # What no claim stands behind holds nothing back, see lua/_holds.lua.
+    for (scope, worker, _, since), lives in zip(jobs, pipe.execute(), strict=True):
+        if lives:
+            hold = found.get(scope, Hold(scope, since / 1e6, ()))
+            found[scope] = replace(hold, workers=(*hold.workers, worker))
+    return list(found.values())
