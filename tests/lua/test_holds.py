@@ -287,7 +287,7 @@ def test_who_is_woken_for_what_is_held_back_wakes_another(client, node):
 
 def test_a_job_of_two_holds_its_sibling_back_too(client, node):
     """R3, scope gpu: all the devices that serve it, until it has ended."""
-    first, second, other = node
+    first, second, _ = node
     first.pause_scope = PauseScope.GPU
     needs = send(client, "customer", gpu_count=2)
     assert isinstance(first.ask(), claims.Unjudged)
