@@ -3,7 +3,7 @@
 A line `--@include NAME` stands for the text of `lua/NAME.lua`; names with a leading `_` are parts, no scripts. A line
 `--@rules` stands for the figures of domain/claim.py as tables, by queue ("" for CPU queues): WEIGHT, AGING
 (ceiling − weight), TOP (ceiling); by band: BONUS. A line `--@realtime` stands for what domain/holds.py names: REALTIME,
-the queues of realtime jobs, and HELD, the one that waits for them.
+the queues of realtime jobs with commas, and HELD, the one that waits for them.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ def _rules() -> str:
 
 
 def _realtime() -> str:
-    queues = ", ".join(f"[{queue!r}] = true" for queue in sorted(REALTIME_QUEUES))
-    return f"local REALTIME, HELD = {{{queues}}}, {HELD_QUEUE!r}\n"
+    return f"local REALTIME, HELD = ',{','.join(sorted(REALTIME_QUEUES))},', {HELD_QUEUE!r}\n"
 
 
 def script(client: redis.Redis, name: str) -> Callable[..., Any]:

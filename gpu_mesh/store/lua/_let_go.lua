@@ -22,8 +22,6 @@ local function free(siblings)
   end
 end
 
---@include _resume
-
 -- The worker holds it no more, its sibling devices are free, and it holds nothing back. Returns 1, or 0 when it was not
 -- the worker's.
 local function let_go(worker, tag)
@@ -31,6 +29,9 @@ local function let_go(worker, tag)
   local got = call('HMGET', claims, tag, '+' .. tag)
   local was = call('HDEL', claims, tag, '=' .. tag, '+' .. tag)
   if got[2] then free(got[2]) end
-  if REALTIME[string.match(got[1] or '', '^([^:\t]*)')] then resume(worker, tag, got[2] or '') end
+  if got[1] and string.find(REALTIME, ',' .. string.match(got[1], '^([^:\t]*)') .. ',', 1, true) then
+    local siblings = got[2]
+--@include _resume
+  end
   return was > 0 and 1 or 0
 end

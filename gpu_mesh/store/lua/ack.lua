@@ -10,18 +10,21 @@ local call, P = redis.call, 'gpumesh:'
 -- Entries that the journal may have too many.
 local SLACK = 100
 
-local claims, tag = P .. 'claims:' .. ARGV[1], ARGV[2]
+local worker, tag = ARGV[1], ARGV[2]
+local claims = P .. 'claims:' .. worker
 local got = call('HMGET', claims, tag, '+' .. tag)
-local queue, siblings = string.match(got[1] or '', '^([^:\t]*)'), got[2]
 if call('HDEL', claims, tag, '=' .. tag, '+' .. tag) == 0 then return 0 end
 if ARGV[3] ~= '' and call('LPUSH', P .. 'finished', ARGV[3]) > ARGV[4] + SLACK then
   call('LTRIM', P .. 'finished', 0, ARGV[4] - 1)
 end
 --@realtime
-if siblings or REALTIME[queue] then
+if got[2] then
 --@include _idle
 --@include _let_go
-  if siblings then free(siblings) end
-  if REALTIME[queue] then resume(ARGV[1], tag, siblings or '') end
+  free(got[2])
+end
+if got[1] and string.find(REALTIME, ',' .. string.match(got[1], '^([^:\t]*)') .. ',', 1, true) then
+  local siblings = got[2]
+--@include _resume
 end
 return 1
