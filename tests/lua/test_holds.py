@@ -245,6 +245,21 @@ def test_the_last_of_a_scope_wakes_as_many_as_there_is_work(client, node):
     assert woken(client) == []
 
 
+def test_who_ends_while_another_runs_wakes_nobody(client, node):
+    """R3: batch goes on when no realtime job is active in scope, not sooner."""
+    first, second, _ = node
+    third = Device(client, "gpu2@a").start()
+    tags = [send(client, "ai-realtime"), send(client, "customer")]
+    assert {second.claim().tag, third.claim().tag} == set(tags)
+    send(client, HELD_QUEUE)
+    assert first.claim() is None
+    woken(client)
+    assert sum(second.ack(tag) for tag in tags) == 1
+    assert woken(client) == []
+    assert sum(third.ack(tag) for tag in tags) == 1
+    assert woken(client) == [first.worker]
+
+
 @pytest.mark.parametrize("how", ["requeue", "bury", "reap", "delay"])
 def test_every_end_of_a_claim_wakes(client, node, how):
     """S4: not only an ack."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 from celery.exceptions import Reject
-from ledger_tasks import HOLD_S, hold, limited, poison, work, write
+from ledger_tasks import HOLD_S, _append, hold, limited, poison, work
 from waiting import wait_gone
 
 __all__ = ["end", "hold", "limited", "poison", "work"]
@@ -13,9 +13,9 @@ __all__ = ["end", "hold", "limited", "poison", "work"]
 @shared_task(bind=True, name="ending.end", max_retries=1)
 def end(self, ledger, gate, how):
     """Be busy until the file `gate` is gone, then `return`, `raise`, `retry` or `reject`."""
-    write(ledger, "start", self.request)
+    _append(ledger, "start", self.request)
     wait_gone(gate, HOLD_S)
-    write(ledger, "end", self.request)
+    _append(ledger, "end", self.request)
     if how == "raise":
         raise ValueError("as it was told")
     if how == "retry" and self.request.retries == 0:

@@ -15,14 +15,13 @@ from pathlib import Path
 from celery import shared_task
 from waiting import wait_gone
 
-__all__ = ["Ledger", "hold", "limited", "poison", "work", "write"]
+__all__ = ["Ledger", "hold", "limited", "poison", "work"]
 
 #: Longest wait of a held task, s: a test that forgets it must not keep a worker.
 HOLD_S = 60.0
 
 
-def write(path: str, what: str, request) -> None:
-    """Add a line to the ledger at `path`."""
+def _append(path: str, what: str, request) -> None:
     line = f"{what} {request.id} {os.getpid()} {request.hostname}\n"
     out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
@@ -34,31 +33,31 @@ def write(path: str, what: str, request) -> None:
 @shared_task(bind=True, name="ledger.work", ignore_result=True)
 def work(self, ledger, seconds=0.0):
     """Write that it started, be busy for `seconds`, write that it ended."""
-    write(ledger, "start", self.request)
+    _append(ledger, "start", self.request)
     threading.Event().wait(seconds)
-    write(ledger, "end", self.request)
+    _append(ledger, "end", self.request)
 
 
 @shared_task(bind=True, name="ledger.hold")
 def hold(self, ledger, gate):
     """Be busy until the file `gate` is gone. The result says who did it."""
-    write(ledger, "start", self.request)
+    _append(ledger, "start", self.request)
     wait_gone(gate, HOLD_S)
-    write(ledger, "end", self.request)
+    _append(ledger, "end", self.request)
     return self.request.hostname
 
 
 @shared_task(bind=True, name="ledger.limited", ignore_result=True, rate_limit="1/s")
 def limited(self, ledger):
     """Write that it started and ended; a worker begins one a second."""
-    write(ledger, "start", self.request)
-    write(ledger, "end", self.request)
+    _append(ledger, "start", self.request)
+    _append(ledger, "end", self.request)
 
 
 @shared_task(bind=True, name="ledger.poison", ignore_result=True)
 def poison(self, ledger):
     """Kill the worker that runs it."""
-    write(ledger, "start", self.request)
+    _append(ledger, "start", self.request)
     os.kill(os.getppid(), signal.SIGKILL)
     threading.Event().wait(HOLD_S)  # it dies with its parent
 
