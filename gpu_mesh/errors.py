@@ -19,6 +19,7 @@
     │   ├── ScriptTimedOut      … it was ended at its time limit
     │   └── ScriptResultTooLarge
     ├── InferenceTimedOut       an `llm_inference` was ended at its time limit
+    ├── TaskExited              a task called `sys.exit()`
     ├── StreamIncomplete        what a task streamed has a hole, and no result is kept that would fill it
     ├── DeviceError             hardware could not be read
     └── EngineError             what runs models failed
@@ -60,6 +61,7 @@ __all__ = [
     "ScriptResultTooLarge",
     "ScriptTimedOut",
     "StreamIncomplete",
+    "TaskExited",
     "UnknownQueue",
     "UnknownTaskType",
 ]
@@ -169,6 +171,10 @@ class ScriptResultTooLarge(ScriptError):
 
 class InferenceTimedOut(MeshError):
     """An `llm_inference` was ended at its time limit; its engine was told to stop."""
+
+
+class TaskExited(MeshError):
+    """A task called `sys.exit()`: it is to return, or to raise what went wrong."""
 
 
 class StreamIncomplete(MeshError):

@@ -1,8 +1,9 @@
 """What a job leaves in its pool child is cleaned up before the next one comes (SPEC P7): memory, processes, not models.
 
 Between two jobs nothing of a job's may be left but what the process had before it: reference cycles and the caches of
-frameworks are freed, child processes killed as a tree, also those that detached themselves. Threads cannot be
-ended; they are named once. A clean-up that fails is logged and fails no job.
+frameworks are freed, child processes killed as a tree, also those that detached themselves, and what belongs to the
+process itself is put back. Threads cannot be ended; they are named once. A clean-up that fails is logged and fails no
+job.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from celery.signals import task_postrun, task_prerun, worker_process_init
 
 from workers import kinship
 from workers.lifeline import adopt_orphans
+from workers.surroundings import Surroundings
 
 __all__ = ["Cleaner"]
 
@@ -52,19 +54,26 @@ class Cleaner:
         self._cost_s = 0.0
         self._collected_at = -float("inf")
         self._collected_pages = 0
+        self._surroundings: Surroundings | None = None
 
     def begin(self) -> None:
         """A job begins: what is there now is not its own."""
+        # At the first one: the pool sets its handlers after the process is initialised.
+        self._surroundings = self._surroundings or Surroundings()
         self._before = frozenset(kinship.below(os.getpid(), kinship.tree())) if kinship.has_children() else frozenset()
         self._threads = {thread.ident for thread in threading.enumerate()}
 
     def end(self, job: str) -> None:
         """A job has ended, however it did."""
-        for part in (self._end_processes, self._name_threads, self._free_memory):
+        for part in (self._restore, self._end_processes, self._name_threads, self._free_memory):
             try:
                 part(job)
             except Exception:
                 logger.exception("%s: not all cleaned up", job, extra={"action": "clean"})
+
+    def _restore(self, job: str) -> None:
+        if self._surroundings is not None and (changed := self._surroundings.restore()):
+            logger.warning("%s changed its process, put back: %s", job, ", ".join(changed), extra={"action": "clean"})
 
     def _end_processes(self, job: str) -> None:
         if not kinship.has_children():

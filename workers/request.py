@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import signal
+import signal as signals
+import threading
 import time
 from typing import Any
 
@@ -13,6 +14,8 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from gpu_mesh.services.board import BOARD
+from gpu_mesh.services.streaming import end_of_killed
+from gpu_mesh.settings import settings
 from gpu_mesh.store import journal
 from gpu_mesh.store.claims import CLAIM_HEADER
 from gpu_mesh.tasks.checkpointing import HandBack
@@ -20,6 +23,9 @@ from gpu_mesh.tasks.checkpointing import HandBack
 __all__ = ["MeshRequest"]
 
 logger = logging.getLogger(__name__)
+
+#: How long a cancelled run may take to end beyond the grace of its script, s; then its process is killed.
+END_S = 2.0
 
 
 class MeshRequest(Request):
@@ -30,6 +36,9 @@ class MeshRequest(Request):
     _pool: Any = None
     #: How the run ended, for the journal; None: it has not, the task goes on in another one.
     _ended: str | None = states.SUCCESS
+    #: Kills its child, which was told to end and still is there; its device is not free before.
+    _ending: threading.Timer | None = None
+    _announcing = False
     acknowledged: bool
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
@@ -47,7 +56,16 @@ class MeshRequest(Request):
         """Kill the child that runs it; the message goes to the front of its queue, not counted as a delivery."""
         self._interrupted, self._pool = reason, pool
         if self.time_start:
-            pool.terminate_job(self.worker_pid, signal.SIGKILL)
+            pool.terminate_job(self.worker_pid, signals.SIGKILL)
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """As Celery's, but the claim is kept until the run has ended, and a run that is deaf is killed."""
+        if self.time_start and self._ending is None and not self.acknowledged:
+            args = (self.worker_pid, signals.SIGKILL)
+            self._ending = threading.Timer(settings().script_grace_s + END_S, pool.terminate_job, args)
+            self._ending.daemon = True
+            self._ending.start()
+        super().terminate(pool, signal)
 
     def drop(self, pool: Any) -> None:
         """Kill the child that runs it, and say nothing: its claim is another's by now."""
@@ -58,16 +76,22 @@ class MeshRequest(Request):
         """As Celery's; one that was interrupted before it began ends here."""
         super().on_accepted(pid, time_accepted)
         if self._interrupted is not None:
-            self._pool.terminate_job(pid, signal.SIGKILL)
+            self._pool.terminate_job(pid, signals.SIGKILL)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """As Celery's, but for a run that yielded, and for one that was interrupted."""
         exc = getattr(exc_info.exception, "exc", exc_info.exception)
+        if self._ending is not None:
+            self.acknowledge()
+            return None
         if isinstance(exc, HandBack):
             return self._hand_back(exc.reason, counts=exc.counts)
         if self._interrupted is not None and not return_ok:
             return self._hand_back(self._interrupted, counts=False)
         self._ended = None if isinstance(exc, (Ignore, Reject, Retry)) else states.FAILURE
+        if isinstance(exc, MemoryError):
+            # Celery ends the worker for it: but it was the job that asked for too much.
+            exc_info.exception = RuntimeError(f"{type(exc).__name__}: {exc}")
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -75,13 +99,23 @@ class MeshRequest(Request):
         if not soft:
             self._ended = states.FAILURE
         super().on_timeout(soft, timeout)
+        if not soft and self.ignore_result:
+            end_of_killed(self.id, states.FAILURE)
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> None:
         self._ended = states.REVOKED
-        super()._announce_revoked(*args, **kwargs)
+        self._announcing = True
+        try:
+            super()._announce_revoked(*args, **kwargs)
+        finally:
+            self._announcing = False
 
     def acknowledge(self) -> None:
         """As Celery's, with the journal's entry; nobody asks this run any more."""
+        if self._ending is not None:
+            if self._announcing:
+                return  # its child still runs
+            self._ending.cancel()
         tag, claimer = self.message.delivery_tag, getattr(self.message.channel, "claimer", None)
         BOARD.clear(tag)
         if claimer is not None and self._ended is not None and not self.acknowledged:

@@ -70,8 +70,9 @@ def not_reached(engine: str, url: str, cause: object) -> EngineUnavailable:
 def timed_out(engine: str, url: str, limit_s: float) -> EngineTimeout:
     """Somebody does, but says nothing for too long."""
     return EngineTimeout(
-        f"{engine} at {url} was silent for {limit_s:g} s; it may be loading a large model: "
-        "set GPU_MESH_ENGINE_TIMEOUT_S higher, or see what that machine is busy with"
+        f"{engine} at {url} was silent for {limit_s:g} s; it may hang, or be loading a large model: see what that "
+        "machine is busy with, or set GPU_MESH_ENGINE_TIMEOUT_S higher, for lists and checks "
+        "GPU_MESH_ENGINE_CHECK_TIMEOUT_S"
     )
 
 

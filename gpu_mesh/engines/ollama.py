@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,7 +75,10 @@ class OllamaEngine:
         self._quick = Connection(lambda: self._client(check_timeout_s))
         self._plain = Connection(
             lambda: httpx.Client(
-                timeout=check_timeout_s, trust_env=not failures.is_loopback(url), follow_redirects=True
+                headers=_gate_key(),
+                timeout=check_timeout_s,
+                trust_env=not failures.is_loopback(url),
+                follow_redirects=True,
             )
         )
         self._catalog = Catalog()
@@ -289,6 +293,12 @@ class OllamaEngine:
         self, limit_s: float, model: str | None = None, *, pulling: bool = False
     ) -> AbstractContextManager[None]:
         return mapped(self.url, limit_s, self._missing, model, pulling=pulling)
+
+
+def _gate_key() -> dict[str, str]:
+    """For an Ollama behind a gate: its client sends the same with all it asks."""
+    key = os.environ.get("OLLAMA_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _as_generator(answers: Iterator[T]) -> Any:

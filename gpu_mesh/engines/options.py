@@ -100,12 +100,19 @@ def _checked(name: str, value: object) -> object:
             raise InvalidTask(f"options.{name}", value, f"expected a whole number from {low}")
         return value
     least, most = _REAL[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise InvalidTask(f"options.{name}", value, "expected a finite number")
     if value < least or (most is not None and value > most):
         limits = f"from {least:g}" + ("" if most is None else f" to {most:g}")
         raise InvalidTask(f"options.{name}", value, f"expected a number {limits}")
     return float(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float can hold
+        return False
 
 
 def _stop(value: object) -> tuple[str, ...]:
@@ -166,6 +173,10 @@ def _speakable(text: str) -> str:
 
 
 def check_name(model: object) -> None:
-    """Raises InvalidTask (field `model`) for what is neither a string nor None."""
-    if model is not None and not isinstance(model, str):
+    """Raises InvalidTask (field `model`) for what is neither a string nor None, or what UTF-8 cannot express."""
+    if model is None:
+        return
+    if not isinstance(model, str):
         raise InvalidTask("model", model, f"is of type {type(model).__name__}, expected a model's name as a string")
+    if _speakable(model) != model:
+        raise InvalidTask("model", model, "holds a lone surrogate, which no engine can be sent")

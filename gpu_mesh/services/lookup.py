@@ -100,7 +100,7 @@ def waiting_tasks(settings: Settings, queue: str | None = None, limit: int | Non
     with mapped_errors(settings), connect(settings) as client:
         now = server.now(client)
         for name in names:
-            for position, message in enumerate(_in_order(queues.waiting(client, name), now, left)):
+            for position, message in enumerate(_in_order(queues.waiting(client, name), now, _rules(settings), left)):
                 yield replace(_waiting_view(message, now, explain), position=position)
                 left = None if left is None else left - 1
             if left is not None and left <= 0:
@@ -112,15 +112,15 @@ def waiting_tasks(settings: Settings, queue: str | None = None, limit: int | Non
 
 def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Waiting] | None:
     """A task that waits or is delayed, with its message; None where none of that id does. Reads all that waits."""
-    explain = _Explainer(settings)
+    explain, rules = _Explainer(settings), _rules(settings)
     with mapped_errors(settings), connect(settings) as client:
         now = server.now(client)
         for name in known_queues(settings):
             found = next(
-                (entry for entry in _ranked(queues.waiting(client, name), now) if entry[-1].id == task_id), None
+                (entry for entry in _ranked(queues.waiting(client, name), now, rules) if entry[-1].id == task_id), None
             )
             if found is not None:
-                before = sum(entry[:3] < found[:3] for entry in _ranked(queues.waiting(client, name), now))
+                before = sum(entry[:3] < found[:3] for entry in _ranked(queues.waiting(client, name), now, rules))
                 return replace(_waiting_view(found[-1], now, explain), position=before), found[-1]
         for message, due in queues.delayed(client):
             if message.id == task_id:
@@ -132,15 +132,20 @@ def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Wai
 _Ranked = tuple[float, float, int, queues.Waiting]
 
 
-def _in_order(messages: Iterable[queues.Waiting], now: float, limit: int | None) -> list[queues.Waiting]:
+def _rules(settings: Settings) -> claim.Rules:
+    return claim.Rules(horizon_s=settings.aging_horizon_s)
+
+
+def _in_order(
+    messages: Iterable[queues.Waiting], now: float, rules: claim.Rules, limit: int | None
+) -> list[queues.Waiting]:
     """The first `limit` of the messages of one queue in the order of work."""
-    ranked = _ranked(messages, now)
+    ranked = _ranked(messages, now, rules)
     best = sorted(ranked) if limit is None else heapq.nsmallest(limit, ranked)
     return [message for *_, message in best]
 
 
-def _ranked(messages: Iterable[queues.Waiting], now: float) -> Iterator[_Ranked]:
-    rules = claim.Rules()
+def _ranked(messages: Iterable[queues.Waiting], now: float, rules: claim.Rules) -> Iterator[_Ranked]:
     before = 0.0
     for index, message in enumerate(messages):
         at = min(now, message.sent_at or before or now)

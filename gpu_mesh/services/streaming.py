@@ -20,7 +20,7 @@ from gpu_mesh.settings import settings
 from gpu_mesh.store import streams
 from gpu_mesh.store.client import mapped_errors, process_client
 
-__all__ = ["BATCH_S", "Put", "StreamWriter", "end_stream", "put_to_redis"]
+__all__ = ["BATCH_S", "Put", "StreamWriter", "end_of_killed", "end_stream", "put_to_redis"]
 
 logger = logging.getLogger(__name__)
 
@@ -190,3 +190,17 @@ def end_stream(writer: StreamWriter, state: str, *, keep_text: bool) -> None:
             )
     except BrokerUnavailable as exc:
         logger.warning("%s: its stream is left to expire: %s", writer.task_id, exc, extra={"action": "stream"})
+
+
+def end_of_killed(task_id: str, state: str) -> None:
+    """Tell readers of the end of a run that was killed and whose task keeps no result: nothing else would."""
+    current = settings()
+    try:
+        with mapped_errors(current):
+            client = process_client(os.getpid(), TIMEOUT_S)
+            last = streams.last(client, task_id)
+            run, at = (last.run, last.at + last.size) if last else (0, 0)
+            expires_s = current.stream_expires_s
+            streams.end(client, task_id, run=run, at=at, state=state, keep_text=True, expires_s=expires_s)
+    except BrokerUnavailable as exc:
+        logger.warning("%s: its readers wait on: %s", task_id, exc, extra={"action": "stream"})

@@ -15,7 +15,7 @@ import redis
 from gpu_mesh.store import keys
 from gpu_mesh.store.scripts import script
 
-__all__ = ["MAX_ENTRIES", "START", "Entry", "add", "end", "read"]
+__all__ = ["MAX_ENTRIES", "START", "Entry", "add", "end", "last", "read"]
 
 #: Entries a stream holds at most: with 20 a second, those of eight minutes.
 MAX_ENTRIES = 10_000
@@ -78,6 +78,12 @@ def read(client: redis.Redis, task_id: str, after: str = START, *, wait_s: float
     streams = [entries for held in found.values() for entries in held] if isinstance(found, dict) else found
     entries = streams if isinstance(found, dict) else [entry for _, held in streams for entry in held]
     return [_entry(key, fields) for key, fields in entries]
+
+
+def last(client: redis.Redis, task_id: str) -> Entry | None:
+    """The newest entry; None where there is none."""
+    found: Any = client.xrevrange(keys.stream(task_id), count=1)
+    return _entry(*found[0]) if found else None
 
 
 def _entry(key: str, fields: Mapping[str, str]) -> Entry:

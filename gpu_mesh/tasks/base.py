@@ -14,11 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from billiard.common import terminate_handler_fired
 from celery.exceptions import Ignore, Retry
 
 from gpu_mesh.devices.detection import VISIBLE
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.requirements import Requirements
+from gpu_mesh.errors import TaskExited
 from gpu_mesh.services import fencing, placement
 from gpu_mesh.settings import settings
 from gpu_mesh.store.claims import CLAIM_HEADER
@@ -120,6 +122,12 @@ class GpuTask(CheckpointedTask):
             raise
         except Preempted as exc:
             raise self._yielded(exc) from None
+        except SystemExit as exc:
+            if terminate_handler_fired() or type(exc) is not SystemExit:  # a cancel, or a stop of Celery's
+                raise
+            # Celery would take its process for lost, and run it again until it is a dead letter.
+            self._check_claim()
+            raise TaskExited(f"{self.name} called sys.exit({exc.code!r}); return instead, or raise an error") from exc
         except Exception:
             self._check_claim()
             raise

@@ -92,7 +92,7 @@ def _run(task: GpuTask, script: str, args: object, limit_s: float, fields: dict[
     spec = RunSpec(
         argv=argv_of(path),
         env=_environment(task, current, script, folder, min(chosen, default=limit_s)),
-        arguments=json.dumps(arguments),
+        arguments=_json_of(arguments),
         parent=files.run_folder(current),
         # Celery enforces the caller's own.
         limit_s=None if chosen else limit_s,
@@ -115,6 +115,13 @@ def _checked(args: object) -> dict[str, Any]:
     if taken := sorted(RESERVED & args.keys()):
         raise ScriptRefused("args", taken[0], "a name that the mesh itself fills: choose another")
     return args
+
+
+def _json_of(arguments: dict[str, Any]) -> str:
+    try:
+        return json.dumps(arguments, allow_nan=False)
+    except ValueError as exc:
+        raise ScriptRefused("args", arguments, f"finite numbers; JSON has no others ({exc})") from None
 
 
 def _environment(task: GpuTask, current: Settings, script: str, folder: str | None, limit_s: float) -> dict[str, str]:
@@ -151,7 +158,7 @@ class _Conversation:
         """One line, or a tick."""
         if line is None:
             self._look()
-        elif (message := output.parse(line)) is not None:
+        elif (message := self._parsed(line)) is not None:
             if message.kind == "result" and len(line.data) > settings().script_result_max_mb * _MB + _FRAME_BYTES:
                 self._refuse_long(message.kind)
             self._hear(message)
@@ -160,6 +167,13 @@ class _Conversation:
         elif self._pace.allows():
             extra = {"action": "script", "script": self._script, "task": self._task.request.id}
             logger.info("%s: %s", self._script, output.shown(line), extra=extra)
+
+    def _parsed(self, line: output.Line) -> output.Message | None:
+        try:
+            return output.parse(line)
+        except output.NotJson as exc:
+            remedy = "JSON has no such number, print null or a text in its place"
+            raise ScriptFailed(f"{self._script} printed a result or checkpoint with {exc}; {remedy}") from None
 
     def outcome(self, ended: Ended, limit_s: float) -> Any:
         """The result. Raises ScriptError, or Preempted where it was asked to stop before it had one."""

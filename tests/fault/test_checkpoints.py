@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -87,7 +88,11 @@ def _folder(tmp_path: Path, count: int) -> Path:
 
 
 def _counted(fleet: Mesh, task: str, step: int) -> None:
-    wait_for(lambda: any(f'"done":{n},' in (_saved(fleet, task) or "") for n in range(step, 100)), f"file {step}")
+    def done() -> int:
+        found = re.search(r'"done":(\d+)', _saved(fleet, task) or "")
+        return int(found[1]) if found else 0
+
+    wait_for(lambda: done() >= step, f"file {step}")
 
 
 def _count(fleet: Mesh, folder: Path) -> AsyncResult:

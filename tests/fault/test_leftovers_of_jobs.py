@@ -16,6 +16,7 @@ from mesh_scripts import alive, pids_in, write_scripts
 from processes import gpu_mesh
 from waiting import wait_for
 
+from gpu_mesh.errors import TaskExited
 from workers.steps import WATCH_EVERY_S
 
 #: How soon nothing may be left, s.
@@ -108,6 +109,38 @@ def test_memory_is_back(fleet_of_one: Mesh, worker: BareWorker) -> None:
     assert frozen > 10_000
 
 
+def test_the_process_is_as_it_was(fleet_of_one: Mesh, worker: BareWorker) -> None:
+    """P7: folder, umask, environment, signals, timers and limits, also after a job that failed; the log names them."""
+    before = run(fleet_of_one, "process").get(timeout=20)
+    changing = run(fleet_of_one, "change_process")
+    with pytest.raises(ValueError, match="as it was told"):
+        changing.get(timeout=20)
+    assert run(fleet_of_one, "process").get(timeout=20) == before
+    [said] = [line for line in worker.log.read_text().splitlines() if changing.id in line and "put back" in line]
+    assert "a timer, blocked signals" in said
+    assert "$GPU_MESH_INCLUDE, $LEFT_BEHIND" in said
+
+
+def test_a_job_that_wants_too_much_memory(fleet_of_one: Mesh, worker: BareWorker) -> None:
+    """DESIGN §9: its MemoryError is its result, once; its worker, which Celery would end for it, goes on."""
+    [child] = worker.children()
+    with pytest.raises(MemoryError):
+        run(fleet_of_one, "want_memory").get(timeout=20)
+    run(fleet_of_one, "resident").get(timeout=20)
+    assert worker.alive()
+    assert worker.readies() == 1
+    assert worker.children() == [child]
+
+
+def test_a_job_that_exits(fleet_of_one: Mesh, worker: BareWorker) -> None:
+    """DESIGN §9: `sys.exit()` is the job's failure, not its worker's death, which would run it again and again."""
+    [child] = worker.children()
+    with pytest.raises(TaskExited, match=r"sys\.exit\(2\)"):
+        run(fleet_of_one, "leave_by_exit", 2).get(timeout=20)
+    run(fleet_of_one, "resident").get(timeout=20)
+    assert worker.children() == [child]
+
+
 def test_threads_are_named_once(fleet_of_one: Mesh, worker: BareWorker, tmp_path: Path) -> None:
     """P7: nobody can end them."""
     gate = tmp_path / "gate"
@@ -180,3 +213,23 @@ def test_a_worker_that_is_killed(fleet_of_one: Mesh, tmp_path: Path) -> None:
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: not alive(pids), "the end of its processes", SOON_S)
         assert supervisor.poll() is None
+
+
+def test_a_cancelled_job_that_is_deaf(fleet_of_one: Mesh, tmp_path: Path) -> None:
+    """P7, DESIGN §6: its device takes no other job while it runs, and it does not run for long."""
+    other = fleet_of_one.worker("n4", GPU_MESH_INCLUDE="leaving_tasks", GPU_MESH_SCRIPT_GRACE_S="0.5").start()
+    try:
+        sent = run(fleet_of_one, "deaf", str(tmp_path / "pids"), device="gpu0@n4")
+        pids = left(tmp_path / "pids")
+        fleet_of_one.app.control.revoke(sent.id, terminate=True)
+        with pytest.raises(TaskRevokedError):
+            sent.get(timeout=20)
+        assert alive(pids)
+        assert len(fleet_of_one.claims()) == 1
+        run(fleet_of_one, "resident", device="gpu0@n4").get(timeout=20)
+        assert not alive(pids)
+        assert sent.state == "REVOKED"
+        assert other.readies() == 1
+        wait_for(lambda: fleet_of_one.claims() == [], "the end of its claim")
+    finally:
+        other.close()

@@ -25,6 +25,7 @@ from gpu_mesh.errors import (
     InferenceTimedOut,
     InvalidTask,
     ModelNotFound,
+    StreamIncomplete,
 )
 from gpu_mesh.store import keys
 
@@ -206,6 +207,15 @@ def test_a_task_that_keeps_no_result_is_read_all_the_same(fleet: Mesh, stub: Oll
 
 
 # From the command line
+
+
+def test_killed_at_its_limit_without_a_result(fleet: Mesh, stub: OllamaStub):
+    """`ignore_result` and `time_limit`: the reader, whom nothing else would tell, does not wait on."""
+    stub.token_s, stub.reply_tokens = 0.1, 1000
+    reading = Reading(fleet, ask(fleet, "Hello", model="gemma4:e4b", options={"ignore_result": True, "time_limit": 1}))
+    with pytest.raises(StreamIncomplete, match="ended as FAILURE; it keeps no result"):
+        reading.end()
+    assert reading.text.startswith("You said: Hello")
 
 
 def cli(fleet: Mesh, *args: str) -> subprocess.CompletedProcess[str]:

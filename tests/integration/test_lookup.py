@@ -12,7 +12,7 @@ from gpu_mesh import app
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import details, lookup
-from gpu_mesh.settings import settings
+from gpu_mesh.settings import load, settings
 from gpu_mesh.store import keys, leases
 from gpu_mesh.store.client import connect
 
@@ -54,6 +54,14 @@ class TestPosition:
         assert waiting() == list(enumerate([critical, normal, low]))
         old = sent_at(Rules().horizon_s * 2, priority=0)
         assert waiting() == list(enumerate([old, critical, normal, low]))
+
+    def test_the_horizon_is_the_operators(self, monkeypatch: pytest.MonkeyPatch):
+        """GPU_MESH_AGING_HORIZON_S, as the claim has it."""
+        monkeypatch.setenv("GPU_MESH_AGING_HORIZON_S", "60")
+        current = load()
+        fresh, old = sent_at(0, priority=10), sent_at(120, priority=0)
+        assert [task.id for task in lookup.waiting_tasks(current)] == [old, fresh]
+        assert [task.id for task in lookup.waiting_tasks(settings())] == [fresh, old]
 
     def test_each_queue_counts_from_zero(self):
         """Queues in canonical order; what is delayed comes last and has no position."""

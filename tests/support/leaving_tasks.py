@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -46,6 +48,22 @@ def leave(self, path, how="return"):
 
 
 @shared_task
+def leave_by_exit(code):
+    """As the main function of a command does."""
+    sys.exit(code)
+
+
+@shared_task
+def deaf(path):
+    """Do not hear of a cancel; the pid to `path`."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps([os.getpid()]))
+    part.rename(path)
+    time.sleep(HOLD_S)
+
+
+@shared_task
 def leave_memory(megabytes):
     """Leave a cycle of that size; what this process had in use before, MB."""
     before = resident_mb()
@@ -70,6 +88,44 @@ def leave_thread(path):
             time.sleep(0.02)
 
     threading.Thread(target=work, name="left-behind", daemon=True).start()
+
+
+@shared_task
+def change_process():
+    """Change what belongs to the whole process, and fail; a timer that would end it soon is running."""
+    os.chdir("/")
+    os.umask(0o777)
+    os.environ["LEFT_BEHIND"] = "yes"
+    del os.environ["GPU_MESH_INCLUDE"]
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    signal.alarm(3600)
+    resource.setrlimit(resource.RLIMIT_AS, (2**40, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    raise ValueError("as it was told")
+
+
+@shared_task
+def process():
+    """What belongs to the whole process; a dict."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return {
+        "folder": str(Path.cwd()),
+        "umask": umask,
+        "environment": dict(os.environ),
+        "handlers": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
+        "blocked": [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+        "timer": signal.alarm(0),
+        "memory": resource.getrlimit(resource.RLIMIT_AS),
+        "pid": os.getpid(),
+    }
+
+
+@shared_task
+def want_memory():
+    """More than there is."""
+    return len(bytearray(2**62))
 
 
 @shared_task

@@ -48,7 +48,9 @@ WRONG = [
     ({"messages": TURNS, "options": {"raw": True}}, "options.raw"),
     ({"prompt": "a", "system": 7}, "system"),
     ({"prompt": "a", "model": 7}, "model"),
+    ({"prompt": "a", "model": "\ud800"}, "model"),
     ({"prompt": "a", "options": {"temprature": 1}}, "options"),
+    ({"prompt": "a", "options": {"temperature": 10**400}}, "options.temperature"),
     ({"prompt": "a", "options": {"temperature": "hot"}}, "options.temperature"),
 ]
 

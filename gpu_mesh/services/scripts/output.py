@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KINDS", "Line", "LogPace", "Message", "Splitter", "Tail", "parse", "shown", "too_long"]
+__all__ = ["KINDS", "Line", "LogPace", "Message", "NotJson", "Splitter", "Tail", "parse", "shown", "too_long"]
 
 #: What a script may tell, one JSON object with one of these names a line.
 KINDS = ("progress", "result", "checkpoint")
@@ -40,6 +40,10 @@ class Message:
 
     kind: str
     value: Any
+
+
+class NotJson(ValueError):
+    """A result or checkpoint with a number that JSON has not, which `json.dumps` writes all the same."""
 
 
 class Splitter:
@@ -110,11 +114,15 @@ class LogPace:
 
 
 def parse(line: Line) -> Message | None:
-    """The message of a line; None for plain output, which whatever is malformed is."""
+    """The message of a line; None for plain output, which whatever else is malformed is. Raises NotJson."""
     if line.cut or line.is_error or not line.data.lstrip().startswith(b"{"):
         return None
     try:
-        found = json.loads(line.data, parse_constant=_refuse)
+        found = json.loads(line.data, parse_constant=_refuse, parse_float=_finite)
+    except NotJson:
+        if _BEGINS.match(line.data):
+            raise
+        return None
     except (ValueError, RecursionError):
         return None
     if len(found) != 1:
@@ -145,7 +153,14 @@ def _printable(text: str) -> str:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(constant)
+    raise NotJson(constant)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise NotJson(text)
+    return number
 
 
 def _is_progress(value: object) -> bool:

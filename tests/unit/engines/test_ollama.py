@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import ollama
 import pytest
+from fastapi import Response
 from ollama_stub import GB, OllamaStub, StubModel
 from stub_server import stub_process
 from waiting import wait_for
@@ -209,7 +210,7 @@ def test_a_load_takes_its_time_and_ends_with_its_caller(stub: OllamaStub) -> Non
     """A client that gave up does not leave a load behind."""
     stub.load_s = 5
     engine = OllamaEngine(stub.url, timeout_s=0.2)
-    with pytest.raises(EngineUnavailable, match=r"silent for 0.2 s; it may be loading"):
+    with pytest.raises(EngineUnavailable, match=r"silent for 0.2 s; it may hang, or be loading"):
         engine.load("gemma4:e4b")
     wait_for(lambda: stub.stopped == 1, "the load to stop", timeout_s=2)
     assert in_memory(engine) == []
@@ -326,3 +327,20 @@ def test_as_a_process_it_can_be_killed() -> None:
             list(chunks)
         assert not engine.check().reachable
         engine.close()
+
+
+def test_a_gated_ollama_gets_its_key_with_every_question(
+    engine: OllamaEngine, stub: OllamaStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OLLAMA_API_KEY, as the official client sends it: also where we ask for the version ourselves."""
+
+    @stub.app.middleware("http")
+    async def gate(request: Any, answer: Any) -> Any:
+        if request.headers.get("authorization") != "Bearer opens":
+            return Response(status_code=401)
+        return await answer(request)
+
+    monkeypatch.setenv("OLLAMA_API_KEY", "opens")
+    status = engine.check()
+    assert status.reachable, status.error
+    assert status.version
