@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery.signals import celeryd_init
+from celery.signals import celeryd_init, task_postrun, task_prerun
 
 from gpu_mesh.celery import app
+from gpu_mesh.domain.holds import REALTIME_QUEUES
 from gpu_mesh.store.client import SOCKET_TIMEOUT_S
 from workers import cleaning  # noqa: F401  (what a job leaves is cleaned up)
+from workers.consumers import NOTICES
 from workers.steps import Claiming, Leasing
 
-__all__ = ["outlive_outages"]
+__all__ = ["outlive_outages", "tell_of_realtime"]
 
 app.steps["worker"].add(Leasing)
 app.steps["consumer"].add(Claiming)
@@ -37,3 +39,14 @@ def outlive_outages(conf: Any = None, **_: Any) -> None:
     conf.task_publish_retry_policy = SEND_RETRY
     timeouts = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S}
     conf.broker_transport_options = {**conf.broker_transport_options, **timeouts}
+
+
+@task_prerun.connect
+@task_postrun.connect
+def tell_of_realtime(task: Any = None, **_: Any) -> None:
+    """In the pool child: a realtime job begins or ends, the worker's parent looks what is closed now.
+
+    It only tells: what pauses batch work, and resumes it whatever became of the job, is the claim (lua/_holds.lua).
+    """
+    if (task.request.delivery_info or {}).get("routing_key") in REALTIME_QUEUES:
+        NOTICES.give()

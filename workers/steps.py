@@ -17,6 +17,7 @@ from gpu_mesh.services.claimer import Claimer
 from gpu_mesh.services.placement import own_device
 from gpu_mesh.settings import settings
 from gpu_mesh.transport import claim_with
+from workers.consumers import Consumers, GateWatch
 from workers.lease import Lease
 from workers.orphans import Orphans
 from workers.pulse import Pulse
@@ -49,6 +50,8 @@ class Leasing(bootsteps.StartStopStep):
         worker.pulse = Pulse()
         worker.orphans = Orphans()
         worker.claimer = Claimer(current, worker.hostname, own_device())
+        worker.gates = GateWatch(worker.claimer.closed)
+        worker.gates.start()
         self._limit = StopLimit(current.stop_timeout_s, partial(interrupt_all, worker, STOP_REASON))
         self._limit.start()
         worker_shutting_down.connect(self._on_signal)
@@ -84,6 +87,7 @@ class Leasing(bootsteps.StartStopStep):
             # An operator's stop is not the message's fault.
             worker.claimer.hand_back(tag, counts=False)
         self._lease.stop()
+        worker.gates.stop()
         BOARD.take()
 
     terminate = stop
@@ -101,13 +105,14 @@ class Claiming(bootsteps.StartStopStep):
     def __init__(self, c: Any, **kwargs: Any) -> None:
         super().__init__(c, **kwargs)
         self._watch: Any = None
+        self._consumers = Consumers()
 
     def start(self, c: Any) -> None:
-        """Have the channel claim, and the pool notice a dead child at once."""
+        """Have the channel claim, the pool notice a dead child at once, and the consumer follow the gates."""
         claim_with(c.task_consumer.channel, c.controller.claimer, c.pool.num_processes)
         c.on_decode_error = _reject_unreadable
         if c.hub is not None:
-            self._watch = c.hub.call_repeatedly(WATCH_EVERY_S, _look, c)
+            self._watch = c.hub.call_repeatedly(WATCH_EVERY_S, self._look, c)
             if not isinstance(c.pool, solo.TaskPool):
                 c.controller.orphans.adopt()
             _beat(c)  # the loop, which turns next, may hang before the timer's first time
@@ -118,6 +123,11 @@ class Claiming(bootsteps.StartStopStep):
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+        self._consumers.leave(c)
+
+    def _look(self, c: Any) -> None:
+        _look(c)
+        self._consumers.reconcile(c, c.controller.gates.closed)
 
 
 def _beat(c: Any) -> None:

@@ -20,7 +20,7 @@ from gpu_mesh.domain.device import Device
 from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services.judge import Judge
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import claims, keys
+from gpu_mesh.store import claims, holds, keys
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.replies import text
 
@@ -117,6 +117,7 @@ class Claimer:
             teams=self._judge.teams,
             idle=self._registered,
             look=self._look or "",
+            pause_scope=self._settings.pause_scope,
         )
         # After a pause it would be sent there anyway.
         looks = self._look is not None or self._clock() - self._asked_at > LOOK_EVERY_S
@@ -221,6 +222,11 @@ class Claimer:
         self.flush()
         if tends:
             self.promote()
+
+    def closed(self) -> frozenset[str]:
+        """The queues that are closed to this worker now. Raises BrokerUnavailable."""
+        with mapped_errors(self._settings):
+            return holds.closed_to(self._client, self.worker)
 
     def forget(self) -> list[str]:
         """The lease was lost: what was held is another's now. Returns the tags."""

@@ -14,6 +14,7 @@ from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_mesh.domain.addresses import mask
+from gpu_mesh.domain.holds import PauseScope
 from gpu_mesh.errors import InvalidSetting
 from gpu_mesh.settings.types import (
     ENGINES,
@@ -216,6 +217,11 @@ class Settings(BaseSettings):
         default=60.0,
         ge=0,
         le=86_400,
+    )
+    pause_scope: PauseScope = _setting(
+        "How far a running realtime task (`revenue`, `customer`, `ai-realtime`) of this node holds `ai-batch` back: "
+        "`gpu`, `node` or `mesh`",
+        default=PauseScope.NODE,
     )
     max_deliveries: int = _setting(
         "How often a message that kills its worker is handed out before it goes to the dead letters",

@@ -9,6 +9,7 @@ from typing import Any
 import redis
 
 from gpu_mesh.domain.claim import Rules
+from gpu_mesh.domain.holds import PauseScope, scope_of
 from gpu_mesh.store import keys
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script, sha, source
@@ -67,6 +68,8 @@ class Claimant:
     idle: bool = True
     #: With the look script: `1` to look for strangers' messages whatever was done lately, or a list to mend.
     look: str = ""
+    #: How far a realtime job that it claims holds batch work back.
+    pause_scope: PauseScope = PauseScope.NODE
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ def claim_arguments(claimant: Claimant, rules: Rules) -> list[str]:
         claimant.look,
         str(INDEXED_AT_ONCE),
         f",{','.join(claimant.queues)},",
+        scope_of(claimant.worker, claimant.pause_scope),
     ]
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "progress",
     "queue_of",
     "ranking",
+    "realtime",
     "stream",
     "wake",
 ]
@@ -70,6 +71,11 @@ def stream(task_id: str) -> str:
 def claims(worker: str) -> str:
     """hash: delivery tag → claim, see claim.lua."""
     return f"{PREFIX}claims:{worker}"
+
+
+def realtime(scope: str) -> str:
+    """zset: realtime jobs that hold batch work back in a scope, see lua/_holds.lua."""
+    return f"{PREFIX}realtime:{scope}"
 
 
 def wake(worker: str) -> str:

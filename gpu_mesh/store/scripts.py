@@ -2,7 +2,8 @@
 
 A line `--@include NAME` stands for the text of `lua/NAME.lua`; names with a leading `_` are parts, no scripts. A line
 `--@rules` stands for the figures of domain/claim.py as tables, by queue ("" for CPU queues): WEIGHT, AGING
-(ceiling − weight), TOP (ceiling); by band: BONUS.
+(ceiling − weight), TOP (ceiling); by band: BONUS. A line `--@realtime` stands for what domain/holds.py names: REALTIME,
+the queues of realtime jobs with commas, and HELD, the one that waits for them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import redis
 from redis.commands.core import Script
 
 from gpu_mesh.domain.claim import BAND_BONUS, ceiling, weight
+from gpu_mesh.domain.holds import HELD_QUEUE, REALTIME_QUEUES
 from gpu_mesh.domain.queues import GPU_QUEUES
 
 __all__ = ["script", "sha", "source"]
@@ -30,7 +32,7 @@ _INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
 def source(name: str) -> str:
     """Text of `lua/{name}.lua`, its parts put in."""
     text = (files("gpu_mesh.store") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-    text = text.replace("--@rules\n", _rules())
+    text = text.replace("--@rules\n", _rules()).replace("--@realtime\n", _realtime())
     return _INCLUDE.sub(lambda found: source(found[1]), text)
 
 
@@ -46,6 +48,10 @@ def _rules() -> str:
         f"local {name} = {{{', '.join(f'[{key!r}] = {value!r}' for key, value in rows.items())}}}\n"
         for name, rows in tables.items()
     )
+
+
+def _realtime() -> str:
+    return f"local REALTIME, HELD = ',{','.join(sorted(REALTIME_QUEUES))},', {HELD_QUEUE!r}\n"
 
 
 def script(client: redis.Redis, name: str) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from gpu_mesh.domain.claim import Rules
+from gpu_mesh.domain.holds import PauseScope
 from gpu_mesh.domain.queues import GPU_QUEUES, Band
 from gpu_mesh.domain.scoring import mode_of
 from gpu_mesh.store import claims, keys, leases
@@ -67,6 +68,7 @@ class Device:
     judged: dict[str, tuple[bool, str | None]] = field(default_factory=dict)
     teams: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
     look: str | None = None
+    pause_scope: PauseScope = PauseScope.NODE
 
     def start(self) -> Device:
         """Begin its lease."""
@@ -87,11 +89,16 @@ class Device:
             modelless=frozenset(n for n, (_, model) in self.judged.items() if model is None),
             teams=self.teams,
             look=look or "",
+            pause_scope=self.pause_scope,
         )
         name = "claim" if look is None else "look"
-        reply = claims.read_reply(script(self.client, name)(args=claims.claim_arguments(claimant, self.rules)))
+        reply = claims.read_reply(self.call(name, claims.claim_arguments(claimant, self.rules)))
         self.look = reply.what if isinstance(reply, claims.Look) else None
         return reply
+
+    def call(self, name: str, arguments: list[str]) -> Any:
+        """What the script answers."""
+        return script(self.client, name)(args=arguments)
 
     def claim(self, most: int = 1000) -> claims.Claimed | claims.Refused | None:
         """Ask until there is a claim, a refusal or nothing."""

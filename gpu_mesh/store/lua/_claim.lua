@@ -2,6 +2,7 @@
 -- P, and LOOKS: whether the functions of _index and _adopt are.
 
 --@rules
+--@realtime
 --@include _idle
 
 -- How long strangers' messages may go unseen while there is other work, µs.
@@ -63,9 +64,19 @@ end
 
 --@include _team
 
+-- The scopes in which realtime jobs hold ai-batch back; asked for only when it comes to that.
+local known
+local function held_in()
+  if not known then
+--@include _holds
+    known = holds
+  end
+  return known
+end
+
 -- The oldest message of a class that fits and, where `wanted` is given, has its needs there: within a class the oldest
 -- has the best score.
-local function oldest(class, rank, wanted)
+local function oldest(class, queue, rank, wanted)
   -- The first one fits, as a rule.
   local from, page = 0, 2
   while true do
@@ -83,7 +94,7 @@ local function oldest(class, rank, wanted)
             wrong = list
             return nil
           end
-          local m = {class = class, group = group, list = list, needs = needs, key = key, member = two[1], next = two[2],
+          local m = {class = class, queue = queue, group = group, list = list, needs = needs, key = key, member = two[1], next = two[2],
             first = from + i == 1, only = from + #groups == 1, id = id, at = at, sent = tonumber(at), gated = gated,
             deliveries = deliveries, tag = tag, task = task, siblings = '', waited = false, score = false,
             gather = false, waits = false, saves_swap = false}
@@ -133,7 +144,7 @@ while true do
   local queue, band = match(names[k], '^(.*)|(.*)$')
   local kind = WEIGHT[queue] and queue or ''
   local start, top = WEIGHT[kind] + BONUS[band], TOP[kind]
-  local m = oldest(names[k], start)
+  local m = not (queue == HELD and held_in()[1]) and oldest(names[k], queue, start)
   if wrong then return {'look', wrong} end
   if m then
     local waited = now - m.sent
@@ -151,7 +162,7 @@ if #unknown > 1 then return unknown end
 -- Jobs of the loaded model first, within the class and up to a bound (SPEC P7).
 if best and ARGV[6] ~= '' and not best.waits and best.waited < tonumber(ARGV[9]) and
   not find(ARGV[6], best.key, 1, true) and not find(ARGV[7], best.key, 1, true) then
-  local same_model = oldest(best.class, 0, ARGV[6])
+  local same_model = oldest(best.class, best.queue, 0, ARGV[6])
   if wrong then return {'look', wrong} end
   if same_model and not same_model.waits then
     best = same_model
@@ -164,9 +175,16 @@ if not best or best.waits then
   -- The first write needs no memory.
   call('DEL', P .. 'nothing')
   if best and best.gather then call('HSET', P .. 'gather', node, best.gather) end
-  local open = {}
+  local open, held_back = {}, false
   for queue in string.gmatch(ARGV[15], '[^,]+') do
-    if not find(closed, ',' .. queue .. ',', 1, true) then open[#open + 1] = queue end
+    if not find(closed, ',' .. queue .. ',', 1, true) then
+      held_back = held_back or queue == HELD and held_in()[1]
+      if queue ~= HELD or not held_back then open[#open + 1] = queue end
+    end
+  end
+  if held_back then
+    -- Idle for it once no realtime job holds it back there any more (_resume.lua).
+    for _, scope in ipairs(held_in()) do open[#open + 1] = HELD .. '@' .. scope end
   end
   local queues = table.concat(open, ',')
   local was = ARGV[12] == '1' and call('HGET', P .. 'idling', worker)
@@ -174,6 +192,14 @@ if not best or best.waits then
     stir(worker)
     for i = 1, #open do call('ZADD', P .. 'idle:' .. open[i], format('%.0f', now), worker) end
     if queues ~= '' then call('HSET', P .. 'idling', worker, queues) end
+    -- It may have been woken for work that is held back here: another one looks in its place.
+    for i = 1, held_back and #classes or 0, 2 do
+      if find(classes[i], HELD .. '|', 1, true) == 1 then
+        local other = call('ZRANGE', P .. 'idle:' .. HELD, 0, 0)[1]
+        if other then wake(other) end
+        break
+      end
+    end
   end
   local due = call('ZRANGE', P .. 'delayed', 0, 0, 'WITHSCORES')[2]
   return {'none', due and math.max(0, math.ceil((due * 1e6 - now) / 1000)) or -1}

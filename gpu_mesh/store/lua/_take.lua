@@ -86,9 +86,18 @@ if band == 'critical' then
     end
   end
 end
-local record = table.concat({list, best.at, best.gated, deliveries, best.needs, band, format('%.0f', now), standby,
-  best.task}, '\t')
+local claimed_at = format('%.0f', now)
+local record = table.concat({list, best.at, best.gated, deliveries, best.needs, band, claimed_at, standby, best.task}, '\t')
 call('HSET', claims, tag, record, '=' .. tag, raw)
+if find(REALTIME, ',' .. best.queue .. ',', 1, true) then
+  call('ZADD', P .. 'realtime:' .. ARGV[16], claimed_at, worker .. '\t' .. tag)
+  -- A device's own scope is that of all the devices that serve the job.
+  if best.siblings ~= '' and ARGV[16] == worker then
+    for sibling in string.gmatch(best.siblings, '[^,]+') do
+      call('ZADD', P .. 'realtime:' .. sibling, claimed_at, worker .. '\t' .. tag)
+    end
+  end
+end
 if best.saves_swap then call('HINCRBY', P .. 'stats', 'swaps_saved', 1) end
 if best.siblings ~= '' then
   call('HSET', claims, '+' .. tag, best.siblings)

@@ -10,15 +10,21 @@ local call, P = redis.call, 'gpumesh:'
 -- Entries that the journal may have too many.
 local SLACK = 100
 
-local claims, tag = P .. 'claims:' .. ARGV[1], ARGV[2]
-local siblings = call('HGET', claims, '+' .. tag)
+local worker, tag = ARGV[1], ARGV[2]
+local claims = P .. 'claims:' .. worker
+local got = call('HMGET', claims, tag, '+' .. tag)
 if call('HDEL', claims, tag, '=' .. tag, '+' .. tag) == 0 then return 0 end
 if ARGV[3] ~= '' and call('LPUSH', P .. 'finished', ARGV[3]) > ARGV[4] + SLACK then
   call('LTRIM', P .. 'finished', 0, ARGV[4] - 1)
 end
-if siblings then
+--@realtime
+if got[2] then
 --@include _idle
 --@include _let_go
-  free(siblings)
+  free(got[2])
+end
+if got[1] and string.find(REALTIME, ',' .. string.match(got[1], '^([^:\t]*)') .. ',', 1, true) then
+  local siblings = got[2]
+--@include _resume
 end
 return 1

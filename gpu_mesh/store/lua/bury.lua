@@ -4,6 +4,7 @@
 -- returns  1, or 0 when the claim was not this worker's any more
 --@include _index
 --@include _idle
+--@realtime
 --@include _let_go
 
 local m, raw = read_claim(ARGV[1], ARGV[2])

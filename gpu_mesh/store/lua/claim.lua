@@ -11,6 +11,7 @@
 -- ARGV[13]  look.lua: index what strangers pushed, whenever that was done last ("1"), or after a list that is wrong
 -- ARGV[14]  look.lua: messages to index at most
 -- ARGV[15]  the queues it consumes, `,revenue,customer,`
+-- ARGV[16]  scope in which a realtime job that it claims holds ai-batch back, see _holds.lua
 --
 -- returns   {"claim", tag, envelope, claim as in _let_go.lua, siblings, 1 when it was cancelled}
 --           {"lost", …}      the same, for a claim of this worker that it does not name: its reply was lost

@@ -12,6 +12,7 @@
 
 local call, P = redis.call, 'gpumesh:'
 --@include _idle
+--@realtime
 --@include _let_go
 
 local t = call('TIME')

@@ -8,6 +8,7 @@
 -- gpumesh:dead  list  {list, why, worker, at, deliveries, id} as JSON; newline; envelope. Newest first
 --@include _index
 --@include _idle
+--@realtime
 --@include _let_go
 --@include _give_back
 

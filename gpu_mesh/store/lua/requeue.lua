@@ -5,6 +5,7 @@
 -- returns  {0} when the claim was not this worker's any more, else {1, list, "requeued", "woken" or "dead"}
 --@include _index
 --@include _idle
+--@realtime
 --@include _let_go
 --@include _give_back
 

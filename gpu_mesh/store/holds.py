@@ -1,0 +1,54 @@
+"""What realtime jobs hold back now, and what is closed to a worker for whatever reason (SPEC R3, DESIGN §7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import redis
+
+from gpu_mesh.domain.holds import MESH, node_of
+from gpu_mesh.store import keys
+from gpu_mesh.store.replies import text
+from gpu_mesh.store.scripts import script
+
+__all__ = ["Hold", "closed_to", "holds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A scope in which realtime jobs hold `ai-batch` back: `*`, a node or a worker."""
+
+    scope: str
+    #: Since when without a break, as far as the jobs that still run can tell, s by Redis's clock.
+    since: float
+    #: The workers that run these jobs, the one that began first in front.
+    workers: tuple[str, ...]
+
+
+def closed_to(client: redis.Redis, worker: str) -> frozenset[str]:
+    """The queues that are closed to a worker now: by a gate, or held back by a realtime job."""
+    return frozenset(map(text, script(client, "closed")(args=[worker, node_of(worker)])))
+
+
+def holds(client: redis.Redis) -> list[Hold]:
+    """Where realtime jobs hold `ai-batch` back now; the mesh first, then by name."""
+    workers = [text(name) for name in client.zrange(keys.LEASES, 0, -1)]
+    scopes = [MESH, *sorted({scope for worker in workers for scope in (worker, node_of(worker)) if scope})]
+    pipe = client.pipeline(transaction=False)
+    for scope in scopes:
+        pipe.zrange(keys.realtime(scope), 0, -1, withscores=True)
+    told = dict(zip(scopes, pipe.execute(), strict=True))
+    jobs = [
+        (scope, *text(member).partition("\t")[::2], since)
+        for scope, members in told.items()
+        for member, since in members
+    ]
+    for _, worker, tag, _ in jobs:
+        pipe.hexists(keys.claims(worker), tag)
+    found: dict[str, Hold] = {}
+    # What no claim stands behind holds nothing back, see lua/_holds.lua.
+    for (scope, worker, _, since), lives in zip(jobs, pipe.execute(), strict=True):
+        if lives:
+            hold = found.get(scope, Hold(scope, since / 1e6, ()))
+            found[scope] = replace(hold, workers=(*hold.workers, worker))
+    return list(found.values())

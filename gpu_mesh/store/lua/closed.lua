@@ -1,0 +1,17 @@
+-- The queues that are closed to a worker now, for whatever reason.
+--
+-- ARGV[1]  worker        ARGV[2]  its node
+-- returns  their names, some more than once
+--
+-- gpumesh:state  see claim.lua
+
+local call, match, P = redis.call, string.match, 'gpumesh:'
+local worker, node = ARGV[1], ARGV[2]
+--@realtime
+--@include _holds
+local state = call('HMGET', P .. 'state', ':*', ':' .. node, ':' .. worker)
+local found = {}
+for _, queues in ipairs({state[1] or '', state[2] or '', state[3] or '', #holds > 0 and HELD or ''}) do
+  for queue in string.gmatch(queues, '[^,]+') do found[#found + 1] = queue end
+end
+return found
