@@ -9,20 +9,25 @@ from datetime import datetime, tzinfo
 from typing import Any
 
 from gpu_mesh.domain.device import Device
+from gpu_mesh.domain.holds import HELD_QUEUE
 from gpu_mesh.domain.moments import parse_until, shown
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.errors import InvalidValue, UnknownQueue
 from gpu_mesh.services import windows
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import gates, nodes, server
+from gpu_mesh.store import gates, holds, nodes, server
 from gpu_mesh.store import windows as store
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.gates import Gate
 
-__all__ = ["MANUAL", "WHOLE_MESH", "Changed", "Closures", "pause", "read_closures", "resume", "whoami"]
+__all__ = ["MANUAL", "REALTIME", "WHOLE_MESH", "Changed", "Closures", "pause", "read_closures", "resume", "whoami"]
 
 #: The reason of a pause by hand.
 MANUAL = "manual"
+#: The reason of a queue that waits for realtime jobs: no gate in the store, but what follows from the claims.
+REALTIME = "realtime"
+#: Scopes, and jobs of one, that words name; the others are counted.
+NAMED = 3
 #: What people call the scope of every device.
 WHOLE_MESH = "mesh"
 
@@ -45,7 +50,7 @@ class Closures:
         if gate.scope != gates.MESH:
             parts.append(f"on {gate.scope}")
         if gate.by and gate.reason != windows.REASON:
-            parts.append(f"by {gate.by}")
+            parts.append(f"by {_named(gate.by) if gate.reason == REALTIME else gate.by}")
         if gate.since and gate.reason != windows.REASON:
             parts.append(f"since {self.time(gate.since)}")
         if gate.until is not None:
@@ -60,7 +65,17 @@ class Closures:
             scopes = {gate.scope for gate in found}
             if all({device.node, device.worker} & scopes for device in fleet):
                 told = found
-        return f"{queue}: {', '.join(map(self.words, told))}" if told else None
+        return f"{queue}: {self._listed(told)}" if told else None
+
+    def said(self, queue: str) -> str | None:
+        """All that keeps the queue closed somewhere, in words; None where it is open."""
+        return self._listed(self.of(queue)) or None
+
+    def _listed(self, found: list[Gate]) -> str:
+        passing = [gate for gate in found if gate.reason == REALTIME]
+        told = [gate for gate in found if gate not in passing[NAMED:]]
+        more = [f"realtime on {len(passing) - NAMED} more"] if len(passing) > NAMED else []
+        return ", ".join([*map(self.words, told), *more])
 
     def told(self, queue: str) -> list[dict[str, Any]]:
         """A queue's gates as JSON-ready data."""
@@ -104,12 +119,24 @@ def whoami(settings: Settings) -> str:
         return settings.node_name
 
 
-def read_closures(client: Any, settings: Settings) -> Closures:
-    """Why queues are closed now."""
+def read_closures(client: Any, settings: Settings, *, passing: bool = True) -> Closures:
+    """Why queues are closed now; without `passing` what realtime jobs hold back is left out, which costs less."""
     told, _ = store.read(client)
     now = server.now(client)
     held = [gate for gate in gates.all_gates(client) if gate.until is None or gate.until > now]
+    if passing:
+        held += [_of_hold(hold) for hold in holds.holds(client)]
     return Closures(held, now, windows.zone_of((told or windows.own_plan(settings)).zone))
+
+
+def _of_hold(hold: holds.Hold) -> Gate:
+    return Gate(HELD_QUEUE, REALTIME, hold.scope, hold.since, by=", ".join(hold.tasks))
+
+
+def _named(tasks: str) -> str:
+    """The first of several task ids, and how many more there are."""
+    first, *others = tasks.split(", ")
+    return f"{first} and {len(others)} more" if others else first
 
 
 def pause(

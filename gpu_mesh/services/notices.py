@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from gpu_mesh.services import windows
-from gpu_mesh.services.gates import MANUAL, Closures, read_closures
+from gpu_mesh.services.gates import MANUAL, REALTIME, Closures, read_closures
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import gates
 from gpu_mesh.store.client import connect, mapped_errors
@@ -15,7 +15,7 @@ __all__ = ["Notices"]
 logger = logging.getLogger(__name__)
 
 #: Reasons that come and go with each job: nobody needs to hear of them.
-_PASSING = ("realtime",)
+_PASSING = (REALTIME,)
 
 
 class Notices:
@@ -28,7 +28,7 @@ class Notices:
     def look(self, settings: Settings, *, timeout_s: float) -> None:
         """See that Redis lets us in, and what is closed. Raises BrokerUnavailable or BrokerRefused in that time."""
         with mapped_errors(settings), connect(settings, timeout_s=timeout_s, retries=0) as client:
-            self._closures = read_closures(client, settings) if gates.all_gates(client) else None
+            self._closures = read_closures(client, settings, passing=False) if gates.all_gates(client) else None
 
     def tell(self, queue: object) -> None:
         """Warn if the queue is closed to the whole mesh: what was sent waits."""

@@ -102,7 +102,7 @@ def read(settings: Settings) -> Snapshot:
                 waiting=waiting[name],
                 running=counts[name],
                 gates=closures.told(name),
-                closed=", ".join(map(closures.words, closures.of(name))) or None,
+                closed=closures.said(name),
             )
             for name in names
         ],

@@ -8,6 +8,7 @@ import redis
 
 from gpu_mesh.domain.holds import MESH, node_of
 from gpu_mesh.store import keys
+from gpu_mesh.store.claims import read_record
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
@@ -23,6 +24,8 @@ class Hold:
     since: float
     #: The workers that run these jobs, the one that began first in front.
     workers: tuple[str, ...]
+    #: The ids of these jobs, in the same order.
+    tasks: tuple[str, ...]
 
 
 def closed_to(client: redis.Redis, worker: str) -> frozenset[str]:
@@ -44,11 +47,12 @@ def holds(client: redis.Redis) -> list[Hold]:
         for member, since in members
     ]
     for _, worker, tag, _ in jobs:
-        pipe.hexists(keys.claims(worker), tag)
+        pipe.hget(keys.claims(worker), tag)
     found: dict[str, Hold] = {}
     # What no claim stands behind holds nothing back, see lua/_holds.lua.
-    for (scope, worker, _, since), lives in zip(jobs, pipe.execute(), strict=True):
-        if lives:
-            hold = found.get(scope, Hold(scope, since / 1e6, ()))
-            found[scope] = replace(hold, workers=(*hold.workers, worker))
+    for (scope, worker, _, since), claim in zip(jobs, pipe.execute(), strict=True):
+        if claim:
+            hold = found.get(scope, Hold(scope, since / 1e6, (), ()))
+            task = read_record(text(claim)).task_id
+            found[scope] = replace(hold, workers=(*hold.workers, worker), tasks=(*hold.tasks, task))
     return list(found.values())

@@ -19,7 +19,7 @@ from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.services import gates as service
 from gpu_mesh.services import lookup
 from gpu_mesh.settings import Settings, settings
-from gpu_mesh.store import gates, nodes, server, windows
+from gpu_mesh.store import gates, keys, nodes, server, windows
 from gpu_mesh.store.client import connect
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
@@ -168,6 +168,29 @@ class TestWhy:
         # Its end has come: the next tick drops it.
         assert (found["ai-batch"]["closed"], found["ai-batch"]["gates"]) == (None, [])
         assert "paused" in said("queues")
+
+    def test_queues_say_what_holds_batch_back(self, client: redis.Redis):
+        """R3: where a realtime job runs, since when, its id; of many the first ones, and how many more."""
+        for number in range(6):
+            record = "\t".join(["ai-realtime", "1", "0", "1", "1", "normal", "1000000", "", f"task-{number}"])
+            client.hset(keys.claims(f"gpu{number}@n1"), f"tag{number}", record)
+            client.zadd(keys.LEASES, {f"gpu{number}@n1": 1e18})
+            scope = "n1" if number < 2 else f"gpu{number}@n1"
+            client.zadd(keys.realtime(scope), {f"gpu{number}@n1\ttag{number}": 1e6 + number})
+        gates.close(client, "ai-batch", "manual", by="ann")
+        (found,) = (queue for queue in json.loads(said("queues", "--json")) if queue["name"] == "ai-batch")
+        clock = r"1970-01-01 \d\d:\d\d"
+        assert re.fullmatch(
+            rf"paused by ann since [^,]+, realtime on gpu2@n1 by task-2 since {clock}, realtime on gpu3@n1 by task-3 "
+            rf"since {clock}, realtime on gpu4@n1 by task-4 since {clock}, realtime on 2 more",
+            found["closed"],
+        )
+        (node,) = (gate for gate in found["gates"] if gate["scope"] == "n1")
+        assert (node["reason"], node["by"], node["since"]) == ("realtime", "task-0, task-1", 1.0)
+        assert "still closed: realtime on n1 by task-0 and 1 more since" in said("resume", "ai-batch")
+        client.delete(*(keys.claims(f"gpu{number}@n1") for number in range(6)))
+        (found,) = (queue for queue in json.loads(said("queues", "--json")) if queue["name"] == "ai-batch")
+        assert found["closed"] == "window"
 
     def test_tasks_say_it(self, client: redis.Redis):
         """`tasks --waiting` and `tasks show`; what cannot run anyway says that."""

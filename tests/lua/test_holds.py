@@ -369,10 +369,10 @@ def test_a_full_redis_resumes_batch(client, node):
 def test_holds_say_where_and_since_when(client, node):
     """What `gpu-mesh queues` shows: scope, since when, by whom."""
     before = client.time()
-    send(client, "customer")
+    first = send(client, "customer")
     node[0].claim()
-    send(client, "revenue")
+    second = send(client, "revenue")
     node[1].claim()
     [hold] = holds.holds(client)
-    assert (hold.scope, hold.workers) == ("a", ("gpu0@a", "gpu1@a"))
+    assert (hold.scope, hold.workers, hold.tasks) == ("a", ("gpu0@a", "gpu1@a"), (first, second))
     assert before[0] <= hold.since <= client.time()[0] + 1

@@ -156,14 +156,21 @@ class Mesh:
         }
 
     def worker(
-        self, node: str, *, queues: Sequence[str] = GPU_QUEUES, url: str | None = None, device: bool = True, **env: str
+        self,
+        node: str,
+        *,
+        gpu: str = "gpu0",
+        queues: Sequence[str] = GPU_QUEUES,
+        url: str | None = None,
+        device: bool = True,
+        **env: str,
     ) -> BareWorker:
         """A bare worker `gpu0@node`, not started yet."""
-        name = f"gpu0@{node}"
+        name = f"{gpu}@{node}"
         argv = worker_argv(name, queues, concurrency=1, log_level="INFO")
-        own = environment(_device(node)) if device else {}
+        own = environment(_device(node, gpu)) if device else {}
         found = self.env(url, NODE_NAME=node, **env)
-        worker = BareWorker(name, argv, {**found, **own}, self.folder / f"{node}.log")
+        worker = BareWorker(name, argv, {**found, **own}, self.folder / f"{gpu}-{node}.log")
         self.all_workers.append(worker)
         return worker
 
@@ -222,8 +229,8 @@ class Mesh:
         self.app.close()
 
 
-def _device(node: str) -> Device:
-    return Device(name="gpu0", node=node, kind=DeviceKind.FAKE, gpu_type="A40", memory_gb=40.0)
+def _device(node: str, gpu: str) -> Device:
+    return Device(name=gpu, node=node, kind=DeviceKind.FAKE, gpu_type="A40", memory_gb=40.0)
 
 
 @contextmanager
