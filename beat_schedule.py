@@ -8,6 +8,7 @@ from celery.schedules import crontab
 
 from gpu_mesh.celery import app
 from gpu_mesh.domain.queues import CONTROL_QUEUE
+from gpu_mesh.services.availability import EVERY_S
 
 __all__ = ["SCHEDULE"]
 
@@ -24,6 +25,11 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "windows": {**_WINDOWS, "schedule": crontab()},
     # What was missed is mended.
     "windows-mend": {**_WINDOWS, "schedule": 30.0},
+    "availability": {
+        "task": "mesh.availability",
+        "schedule": EVERY_S,
+        "options": {"queue": CONTROL_QUEUE, "expires": EVERY_S},
+    },
 }
 
 app.conf.beat_schedule = SCHEDULE

@@ -9,6 +9,7 @@ import math
 import os
 import ssl
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +18,10 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from gpu_mesh.domain.availability import REALTIME_QUEUE
 from gpu_mesh.domain.queues import CONTROL_QUEUE, DEFAULT_QUEUE, GPU_QUEUES, LIST_SEPARATOR, PRIORITY_STEPS
 from gpu_mesh.errors import BrokerRefused, BrokerUnavailable, MeshError
+from gpu_mesh.services.availability import unavailable
 from gpu_mesh.services.notices import Notices
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store.client import (
@@ -63,7 +66,9 @@ class MeshCelery(Celery):
         return Notices()
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
-        """Send by name, as Celery does. Raises InvalidTask for wrong mesh options, BrokerLost when Redis is away."""
+        """Send by name, as Celery does. Raises InvalidTask for wrong mesh options, BrokerLost when Redis is away,
+        ServiceUnavailable while nobody can do realtime work that is to begin now.
+        """
         if options.get("task_type") is None:
             # As Celery does, what a task known here declares holds for a send by its name too.
             options = prepare(name, getattr(self._tasks.get(name), "declared", {}), options)
@@ -72,6 +77,8 @@ class MeshCelery(Celery):
         try:
             if self.current_worker_task is None:
                 self._check_broker()
+                if self._notices.outage is not None:
+                    self._refuse(options)
             sent = super().send_task(name, args, kwargs, *rest, **options)
         except (OperationalError, RuntimeError, BrokerUnavailable) as exc:
             self._checked_at = -math.inf
@@ -95,6 +102,16 @@ class MeshCelery(Celery):
             current = settings()
             self._notices.look(current, timeout_s=current.submit_timeout_s)
             self._checked_at = now
+
+    def _refuse(self, options: Mapping[str, Any]) -> None:
+        """While nobody can do realtime work: look anew for each task of it, so that the first one that can be done is
+        taken."""
+        if options.get("queue") != REALTIME_QUEUE or any(options.get(name) for name in ("eta", "countdown")):
+            return
+        self._checked_at = -math.inf
+        self._check_broker()
+        if self._notices.outage is not None:
+            raise unavailable(self._notices.outage.why)
 
 
 def configuration(current: Settings) -> dict[str, Any]:

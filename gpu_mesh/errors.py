@@ -21,6 +21,7 @@
     ├── InferenceTimedOut       an `llm_inference` was ended at its time limit
     ├── TaskExited              a task called `sys.exit()`
     ├── StreamIncomplete        what a task streamed has a hole, and no result is kept that would fill it
+    ├── ServiceUnavailable      no device or no engine can do realtime AI work now
     ├── DeviceError             hardware could not be read
     └── EngineError             what runs models failed
         ├── EngineOutOfMemory   what was asked needs more memory than is free
@@ -60,6 +61,7 @@ __all__ = [
     "ScriptRefused",
     "ScriptResultTooLarge",
     "ScriptTimedOut",
+    "ServiceUnavailable",
     "StreamIncomplete",
     "TaskExited",
     "UnknownQueue",
@@ -179,6 +181,20 @@ class TaskExited(MeshError):
 
 class StreamIncomplete(MeshError):
     """What a task streamed has a hole or breaks off, and no result is kept that has the whole."""
+
+
+class ServiceUnavailable(MeshError):
+    """No device or no engine can do realtime AI work now: a submit is refused, and what waits fails.
+
+    `reason` says what is missing; users are told the message alone.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class DeviceError(MeshError):

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from gpu_mesh.domain.availability import serves_devices
 from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services import windows
 from gpu_mesh.services.board import BOARD, now_ns
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import leases
+from gpu_mesh.store import availability, leases
 from gpu_mesh.store.client import connect, mapped_errors
 from workers.pulse import Pulse
 
@@ -110,6 +111,9 @@ class Lease:
             return False
         if anew:
             BOARD.lease_begun()
+            if serves_devices(self.worker):
+                with mapped_errors(self._settings):
+                    availability.back(self._client)  # submits are taken again at once
         BOARD.lease_holds(sent + int(ttl_s * (1 - MARGIN) * 1e9))
         return True
 

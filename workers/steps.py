@@ -12,12 +12,14 @@ from celery.signals import worker_shutting_down
 from celery.worker import components
 from celery.worker.state import reserved_requests
 
+from gpu_mesh.services import engine_health
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.claimer import Claimer
 from gpu_mesh.services.placement import own_device
 from gpu_mesh.settings import settings
 from gpu_mesh.transport import claim_with
 from workers.consumers import Consumers, GateWatch
+from workers.engine_watch import EngineWatch
 from workers.lease import Lease
 from workers.orphans import Orphans
 from workers.pulse import Pulse
@@ -42,6 +44,7 @@ class Leasing(bootsteps.StartStopStep):
         super().__init__(worker, **kwargs)
         self._lease: Lease | None = None
         self._limit: StopLimit | None = None
+        self._watch: EngineWatch | None = None
 
     def start(self, worker: Any) -> None:
         """Begin the lease."""
@@ -52,6 +55,9 @@ class Leasing(bootsteps.StartStopStep):
         worker.claimer = Claimer(current, worker.hostname, own_device())
         worker.gates = GateWatch(worker.claimer.closed)
         worker.gates.start()
+        if (device := own_device()) is not None:
+            self._watch = EngineWatch(lambda: worker.gates.closed, partial(engine_health.mend, device, current))
+            self._watch.start()
         self._limit = StopLimit(current.stop_timeout_s, partial(interrupt_all, worker, STOP_REASON))
         self._limit.start()
         worker_shutting_down.connect(self._on_signal)
@@ -81,6 +87,8 @@ class Leasing(bootsteps.StartStopStep):
             return
         worker_shutting_down.disconnect(self._on_signal)
         self._limit.end()
+        if self._watch is not None:
+            self._watch.stop()
         worker.orphans.look(())
         worker.claimer.flush()
         for tag in worker.claimer.held:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, tzinfo
 from typing import Any
 
+from gpu_mesh.domain.availability import REALTIME_QUEUE
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.holds import HELD_QUEUE
 from gpu_mesh.domain.moments import parse_until, shown
@@ -15,17 +16,32 @@ from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.errors import InvalidValue, UnknownQueue
 from gpu_mesh.services import windows
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import gates, holds, nodes, server
+from gpu_mesh.store import availability, gates, holds, nodes, server
 from gpu_mesh.store import windows as store
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.gates import Gate
 
-__all__ = ["MANUAL", "REALTIME", "WHOLE_MESH", "Changed", "Closures", "pause", "read_closures", "resume", "whoami"]
+__all__ = [
+    "HEALTH",
+    "MANUAL",
+    "REALTIME",
+    "WHOLE_MESH",
+    "Changed",
+    "Closures",
+    "pause",
+    "read_closures",
+    "resume",
+    "whoami",
+]
 
 #: The reason of a pause by hand.
 MANUAL = "manual"
 #: The reason of a queue that waits for realtime jobs: no gate in the store, but what follows from the claims.
 REALTIME = "realtime"
+#: The reason of a device whose engine does not answer.
+HEALTH = "health"
+#: The reason of realtime work that nobody can do now: no gate in the store either, see services/availability.
+UNAVAILABLE = "unavailable"
 #: Scopes, and jobs of one, that words name; the others are counted.
 NAMED = 3
 #: What people call the scope of every device.
@@ -126,6 +142,8 @@ def read_closures(client: Any, settings: Settings, *, passing: bool = True) -> C
     held = [gate for gate in gates.all_gates(client) if gate.until is None or gate.until > now]
     if passing:
         held += [_of_hold(hold) for hold in holds.holds(client)]
+        if (out := availability.outage(client)) is not None:
+            held.append(Gate(REALTIME_QUEUE, UNAVAILABLE, since=out.since, why=out.why))
     return Closures(held, now, windows.zone_of((told or windows.own_plan(settings)).zone))
 
 

@@ -7,7 +7,8 @@ import logging
 from gpu_mesh.services import windows
 from gpu_mesh.services.gates import MANUAL, REALTIME, Closures, read_closures
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import gates
+from gpu_mesh.store import availability, gates
+from gpu_mesh.store.availability import Outage
 from gpu_mesh.store.client import connect, mapped_errors
 
 __all__ = ["Notices"]
@@ -23,11 +24,14 @@ class Notices:
 
     def __init__(self) -> None:
         self._closures: Closures | None = None
+        #: While nobody can do realtime work, as far as this sender knows.
+        self.outage: Outage | None = None
         self._told: dict[str, str] = {}
 
     def look(self, settings: Settings, *, timeout_s: float) -> None:
         """See that Redis lets us in, and what is closed. Raises BrokerUnavailable or BrokerRefused in that time."""
         with mapped_errors(settings), connect(settings, timeout_s=timeout_s, retries=0) as client:
+            self.outage = availability.outage(client)
             self._closures = read_closures(client, settings, passing=False) if gates.all_gates(client) else None
 
     def tell(self, queue: object) -> None:

@@ -17,7 +17,7 @@ from gpu_mesh.settings import settings
 from gpu_mesh.store import revoked
 from gpu_mesh.store.client import mapped_errors
 
-__all__ = ["CANCELLED", "Control", "mark_revoked"]
+__all__ = ["CANCELLED", "Control", "mark_failed", "mark_revoked"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,26 @@ def mark_revoked(app: celery.Celery, raw: str, headers: Mapping[str, Any], *, st
         app.backend.mark_as_revoked(task_id, CANCELLED, request=request, store_result=store or request is None)
 
 
+def mark_failed(
+    app: celery.Celery, raw: str, headers: Mapping[str, Any], exc: Exception, *, store: bool = True
+) -> None:
+    """Write the failure of a task that no worker will run, as a worker would: to waiters, chords and error callbacks.
+
+    `raw` and `store` as for `mark_revoked`.
+    """
+    task_id = headers.get("id")
+    if not isinstance(task_id, str) or not task_id:
+        return
+    try:
+        request = _request(raw, headers)
+    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error) as error:
+        logger.warning("%s: failed, its body is unreadable: %s", task_id, error, extra={"action": "fail"})
+        request = None
+    app.backend.mark_as_failure(task_id, exc, request=request, store_result=store or request is None)
+
+
 def _request(raw: str, headers: Mapping[str, Any]) -> Context:
     args, kwargs, embed = json.loads(base64.b64decode(json.loads(raw)["body"]))
-    return Context({**headers, **embed, "args": args, "kwargs": kwargs, "errbacks": embed.get("errbacks")})
+    # Error callbacks are sent by what Celery finds in the last.
+    told = {"args": args, "kwargs": kwargs, "errbacks": embed.get("errbacks"), "delivery_info": {}}
+    return Context({**headers, **embed, **told})

@@ -231,6 +231,21 @@ class Settings(BaseSettings):
         le=1000,
     )
 
+    unavailable_after_s: float = _setting(
+        "How long no device may be there that takes `ai-realtime` until its tasks fail and are refused",
+        unit="s",
+        default=15.0,
+        ge=10,
+        le=86_400,
+    )
+    engine_retry_s: float = _setting(
+        "When a task of `ai-batch` is tried again whose engine does not answer",
+        unit="s",
+        default=300.0,
+        ge=1,
+        le=86_400,
+    )
+
     # Applications and tasks
     include: Modules = _setting("Modules with an application's tasks, loaded by every worker", default=())
     submit_timeout_s: float = _setting(

@@ -17,7 +17,7 @@ from gpu_mesh.store import keys, server
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["MESH", "Gate", "all_gates", "close", "cordon", "open_ended", "reopen", "uncordon"]
+__all__ = ["MESH", "Gate", "all_gates", "close", "cordon", "cordoned", "open_ended", "reopen", "uncordon"]
 
 #: The scope of every device; no node or worker can be called so.
 MESH = "*"
@@ -99,6 +99,12 @@ def uncordon(client: redis.Redis, name: str) -> None:
     """It may claim again."""
     _check(scope=name)
     client.hdel(keys.STATE, f"!{name}")
+
+
+def cordoned(client: redis.Redis) -> frozenset[str]:
+    """The nodes and workers that claim nothing."""
+    fields = map(text, client.hkeys(keys.STATE))
+    return frozenset(field.removeprefix("!") for field in fields if field.startswith("!"))
 
 
 def _check(**fields: str) -> None:

@@ -9,14 +9,19 @@ __all__ = [
     "DELAYED",
     "FINISHED",
     "GATES",
+    "GRACE",
     "LATER",
     "LEASES",
+    "LOOKER",
     "NODES",
+    "OUTAGE",
     "PREFIX",
     "PURGED",
+    "REFUSED",
     "REVOKED",
     "STATE",
     "STATS",
+    "WATCH",
     "WINDOWS",
     "checkpoint",
     "claims",
@@ -37,6 +42,8 @@ FINISHED = f"{PREFIX}finished"
 DELAYED, LATER = f"{PREFIX}delayed", f"{PREFIX}later"
 #: zset: worker → end of its lease, s by Redis's clock.
 LEASES = f"{PREFIX}leases"
+#: string: until when no lease counts as ended, µs, see renew.lua.
+GRACE = f"{PREFIX}grace"
 #: hash: what closes claims, see claim.lua.
 STATE = f"{PREFIX}state"
 #: hash: <queue>|<reason>@<scope> → JSON: since when and by whom a queue is closed, see gates.py.
@@ -51,6 +58,10 @@ REVOKED = f"{PREFIX}revoked"
 STATS = f"{PREFIX}stats"
 #: list: messages of a purge that are in no queue any more and not marked as revoked yet.
 PURGED = f"{PREFIX}purged"
+#: string: JSON, when somebody could do realtime work last; and while nobody can, expiring: since when and why.
+WATCH, OUTAGE = f"{PREFIX}watch", f"{PREFIX}outage"
+#: string: one looks at that now, expiring; and list: messages that are in no queue any more, to be failed.
+LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
 
 
 def progress(task_id: str) -> str:

@@ -7,11 +7,11 @@ from enum import IntEnum
 
 import redis
 
-from gpu_mesh.store import claims, keys
+from gpu_mesh.store import claims, keys, server
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["Reaped", "Renewal", "reap", "renew"]
+__all__ = ["Reaped", "Renewal", "living", "reap", "renew"]
 
 #: Claims that one call gives back at most.
 REAPED_AT_ONCE = 200
@@ -39,6 +39,13 @@ class Renewal(IntEnum):
 def renew(client: redis.Redis, worker: str, ttl_s: float, *, anew: bool = False) -> Renewal:
     """Renew a worker's lease, or with `anew` begin one."""
     return Renewal(int(script(client, "renew")(args=[worker, round(ttl_s * 1e6), int(anew)])))
+
+
+def living(client: redis.Redis) -> list[str]:
+    """Workers whose lease holds; those too of which nobody can tell now, for Redis was away."""
+    now = server.now(client) * 1e6
+    since = "-inf" if now <= float(client.get(keys.GRACE) or 0) else f"({now:.0f}"
+    return [text(name) for name in client.zrangebyscore(keys.LEASES, since, "+inf")]
 
 
 def reap(client: redis.Redis, *, max_deliveries: int, worker: str | None = None) -> list[Reaped]:

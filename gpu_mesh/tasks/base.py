@@ -20,10 +20,11 @@ from celery.exceptions import Ignore, Retry
 from gpu_mesh.devices.detection import VISIBLE
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.requirements import Requirements
-from gpu_mesh.errors import TaskExited
+from gpu_mesh.errors import EngineUnavailable, TaskExited
 from gpu_mesh.services import fencing, placement
 from gpu_mesh.settings import settings
 from gpu_mesh.store.claims import CLAIM_HEADER
+from gpu_mesh.tasks import engine_loss
 from gpu_mesh.tasks.checkpointing import CheckpointedTask, Preempted
 from gpu_mesh.tasks.options import (
     HEADER,
@@ -128,6 +129,11 @@ class GpuTask(CheckpointedTask):
             # Celery would take its process for lost, and run it again until it is a dead letter.
             self._check_claim()
             raise TaskExited(f"{self.name} called sys.exit({exc.code!r}); return instead, or raise an error") from exc
+        except EngineUnavailable as exc:
+            self._check_claim()
+            if (other := engine_loss.instead(self, exc)) is None:
+                raise
+            raise other from exc
         except Exception:
             self._check_claim()
             raise

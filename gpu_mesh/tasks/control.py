@@ -10,12 +10,13 @@ from celery.signals import worker_ready
 
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.errors import BrokerUnavailable
+from gpu_mesh.services.availability import reconcile as refuse
 from gpu_mesh.services.windows import reconcile
 from gpu_mesh.settings import settings
 from gpu_mesh.store import nodes, ranking
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["begin", "tidy", "windows"]
+__all__ = ["availability", "begin", "tidy", "windows"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,12 @@ def windows() -> None:
     """Bring windows and pauses in line with the clock; this node's peak hours are the mesh's."""
     with mapped_errors(settings()), connect(settings()) as client:
         reconcile(client, settings(), leads=True)
+
+
+@shared_task(name="mesh.availability", bind=True, queue=CONTROL_QUEUE, ignore_result=True)
+def availability(self: Any) -> None:
+    """Refuse realtime AI work while nobody can do it."""
+    refuse(self.app, settings())
 
 
 @worker_ready.connect
