@@ -85,7 +85,7 @@ def test_without_any_engine_realtime_work_fails(pair: Pair):
     """R4: the words of the spec, for what waits and for what is tried twice; back at once with the engine."""
     for stub in pair.engines.values():
         stub.stop()
-    with pytest.raises(ServiceUnavailable, match="^AI service temporarily unavailable$"):
+    with pytest.raises(ServiceUnavailable, match=r"^AI service temporarily unavailable$"):
         pair.ask().get(LIMIT_S)  # met by both
     assert pair.closed() == ["gpu0@n1", "gpu0@n2"]
     sent = [pair.ask("n1"), pair.ask("n2")]
@@ -95,7 +95,7 @@ def test_without_any_engine_realtime_work_fails(pair: Pair):
         for late in range(0, 25, 5):
             availability.tick(pair.fleet.app, client, Settings(broker_url=pair.fleet.server.url), now + late)
     for one in sent:
-        with pytest.raises(ServiceUnavailable, match="^AI service temporarily unavailable$"):
+        with pytest.raises(ServiceUnavailable, match=r"^AI service temporarily unavailable$"):
             one.get(LIMIT_S)
     pair.fleet.ended(pair.fleet.send(queue="customer"))
     for stub in pair.engines.values():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ def test_only_who_was_watched_all_the_time_is_out(looks: list[tuple[float, bool]
         since = next(i for i in range(index, -1, -1) if now - seen[i][0] >= PATIENCE_S)
         assert not any(somebody for _, somebody, _ in seen[since + 1 : index + 1])
         times = [at for at, _, _ in seen[since : index + 1]]
-        assert all(0 <= b - a <= PATIENCE_S / 2 for a, b in zip(times, times[1:], strict=False))
+        assert all(0 <= b - a <= PATIENCE_S / 2 for a, b in pairwise(times))
 
 
 @quick
