@@ -26,6 +26,7 @@ for name in [name for name in os.environ if name.startswith("GPU_MESH_")]:
     del os.environ[name]
 os.environ.update(
     GPU_MESH_STATE_DIR=str(STATE),
+    GPU_MESH_LOCK_DIR=str(STATE / "locks"),
     GPU_MESH_INCLUDE="sample_tasks",
     # No test meets an Ollama of the machine by accident.
     GPU_MESH_ENGINES="local",

@@ -9,12 +9,13 @@ from celery.signals import celeryd_init, task_postrun, task_prerun
 
 from gpu_mesh.celery import app
 from gpu_mesh.domain.holds import REALTIME_QUEUES
+from gpu_mesh.services import exclusion
 from gpu_mesh.store.client import SOCKET_TIMEOUT_S
 from workers import cleaning  # noqa: F401  (what a job leaves is cleaned up)
 from workers.consumers import NOTICES
 from workers.steps import Claiming, Leasing
 
-__all__ = ["outlive_outages", "tell_of_realtime"]
+__all__ = ["leave_the_device", "outlive_outages", "tell_of_realtime"]
 
 app.steps["worker"].add(Leasing)
 app.steps["consumer"].add(Claiming)
@@ -39,6 +40,12 @@ def outlive_outages(conf: Any = None, **_: Any) -> None:
     conf.task_publish_retry_policy = SEND_RETRY
     timeouts = {"socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S}
     conf.broker_transport_options = {**conf.broker_transport_options, **timeouts}
+
+
+@task_postrun.connect
+def leave_the_device(**_: Any) -> None:
+    """In the pool child, after the clean-up of what the job left (`cleaning`, connected before): others may have it."""
+    exclusion.release()
 
 
 @task_prerun.connect

@@ -18,6 +18,7 @@ from typing import Any
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.device import Device
 from gpu_mesh.errors import BrokerUnavailable
+from gpu_mesh.services.exclusion import Gatekeeper
 from gpu_mesh.services.judge import Judge
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import claims, holds, keys
@@ -39,6 +40,8 @@ LOOK_AFTER_S = 1.0
 LOOK_EVERY_S = 0.1
 #: Pause before what could not be sent is tried again, s.
 OUTBOX_RETRY_S = 0.2
+#: Pause before a worker looks again whether a stranger has left its device, s.
+DEVICE_RETRY_S = 0.05
 #: Shortest sleep, s: 0 would be for ever to Redis.
 SHORTEST_S = 0.005
 
@@ -71,6 +74,7 @@ class Claimer:
         self._ended: dict[str, str] = {}
         #: One sender at a time: the event loop, a pool's thread and the lease's all let go.
         self._sending = threading.RLock()
+        self._gatekeeper = Gatekeeper(settings, device)
         self._judge = Judge(settings, worker, device, self._try_store, clock)
         self._idle = False
         #: When the next delayed message is due, s from the last claim.
@@ -103,6 +107,8 @@ class Claimer:
         if self._outbox:
             # What we let go of comes first: its claim might be given to us again.
             return ["BRPOP", keys.wake(self.worker), f"{OUTBOX_RETRY_S:.3f}"]
+        if not self._held and not self._gatekeeper.may_claim():
+            return ["BRPOP", keys.wake(self.worker), f"{DEVICE_RETRY_S:.3f}"]
         # Here, where claims are made, for verdicts that change between two reads fit nothing.
         self._judge.refresh()
         claimant = claims.Claimant(

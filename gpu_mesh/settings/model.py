@@ -138,6 +138,10 @@ class Settings(BaseSettings):
     gpu_costs: Figures = _setting(
         "Cost by GPU type where the built-in table is wrong, as `A40=0.4`", unit="currency/h", default={}
     )
+    lock_dir: Folder = _setting(
+        "Folder of the locks that keep a device to one job at a time; the same for all users and meshes of a machine",
+        default=Path("/tmp/gpu-mesh"),
+    )
     cpu_counts: Literal["auto", "yes", "no"] = _setting(
         "Whether a CPU may run what needs a GPU; `auto`: only while the mesh has no GPU", default="auto"
     )

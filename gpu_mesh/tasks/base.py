@@ -21,7 +21,7 @@ from gpu_mesh.devices.detection import VISIBLE
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.requirements import Requirements
 from gpu_mesh.errors import EngineUnavailable, TaskExited
-from gpu_mesh.services import fencing, placement
+from gpu_mesh.services import exclusion, fencing, placement
 from gpu_mesh.settings import settings
 from gpu_mesh.store.claims import CLAIM_HEADER
 from gpu_mesh.tasks import engine_loss
@@ -117,7 +117,10 @@ class GpuTask(CheckpointedTask):
         if self.request.is_eager:
             return self.run(*args, **kwargs)
         try:
-            with _visible(self.devices):
+            devices = self.devices
+            if (why := exclusion.take(devices)) is not None:
+                raise Preempted(why, counts=False)
+            with _visible(devices):
                 result = self.run(*args, **kwargs)
         except Retry:
             raise

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO
 
 from gpu_mesh.errors import ScriptFailed
+from gpu_mesh.services import exclusion
 from gpu_mesh.services.scripts.output import Line, Splitter, Tail
 
 __all__ = ["ARGUMENTS_FILE", "Ended", "Run", "RunSpec", "argv_of"]
@@ -162,7 +163,8 @@ class Run:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=[status_end],
+                # The device stays ours until the script is ended, should we be killed.
+                pass_fds=[status_end, *exclusion.held()],
                 # Whatever is sent to the worker's group, the guard decides by the pipe.
                 start_new_session=True,
             )
