@@ -25,11 +25,9 @@ STRANGER = """
 import os, sys, time, fcntl
 file = open(sys.argv[1])
 fcntl.flock(file, fcntl.LOCK_EX)
-if len(sys.argv) > 2 and os.fork() == 0:
-    os.setsid()
-    print(os.getpid(), flush=True)
-else:
-    print("held", flush=True)
+child = os.fork() if len(sys.argv) > 2 else -1
+if child:
+    print(child, flush=True)
 time.sleep(60)
 """
 
@@ -40,13 +38,13 @@ def device(kind: DeviceKind = DeviceKind.FAKE, **more: object) -> Device:
 
 @contextmanager
 def stranger(path: Path, *more: str) -> Iterator[subprocess.Popen]:
-    """A process that holds the lock; its first lines are read."""
+    """A process that holds the lock; `child` is the one that shares it, where it has one."""
     with subprocess.Popen(
         [sys.executable, "-c", STRANGER, str(path), *more], stdout=subprocess.PIPE, text=True
     ) as found:
         try:
             assert found.stdout is not None
-            found.lines = [found.stdout.readline().strip() for _ in range(1 + len(more))]
+            found.child = int(found.stdout.readline())
             yield found
         finally:
             found.kill()
@@ -113,13 +111,12 @@ class TestLock:
     def test_a_child_left_alive_keeps_it(self, lock: DeviceLock):
         """P7: whoever is still computing, although its parent is dead."""
         with stranger(lock.path, "with a child") as other:
-            child = int(next(line for line in other.lines if line.isdigit()))
             try:
                 other.kill()
                 other.wait()
                 assert not lock.is_free()
             finally:
-                os.kill(child, signal.SIGKILL)
+                os.kill(other.child, signal.SIGKILL)
             wait_for(lock.is_free, "the lock")
 
     def test_files_of_another_user(self, lock: DeviceLock):
