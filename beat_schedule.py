@@ -8,7 +8,7 @@ from celery.schedules import crontab
 
 from gpu_mesh.celery import app
 from gpu_mesh.domain.queues import CONTROL_QUEUE
-from gpu_mesh.services.availability import EVERY_S
+from gpu_mesh.services import availability, usage
 
 __all__ = ["SCHEDULE"]
 
@@ -27,8 +27,13 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "windows-mend": {**_WINDOWS, "schedule": 30.0},
     "availability": {
         "task": "mesh.availability",
-        "schedule": EVERY_S,
-        "options": {"queue": CONTROL_QUEUE, "expires": EVERY_S},
+        "schedule": availability.EVERY_S,
+        "options": {"queue": CONTROL_QUEUE, "expires": availability.EVERY_S},
+    },
+    "usage": {
+        "task": "mesh.usage",
+        "schedule": usage.EVERY_S,
+        "options": {"queue": CONTROL_QUEUE, "expires": usage.EVERY_S},
     },
 }
 

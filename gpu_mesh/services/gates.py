@@ -25,6 +25,7 @@ __all__ = [
     "HEALTH",
     "MANUAL",
     "REALTIME",
+    "USAGE",
     "WHOLE_MESH",
     "Changed",
     "Closures",
@@ -40,6 +41,10 @@ MANUAL = "manual"
 REALTIME = "realtime"
 #: The reason of a device whose engine does not answer.
 HEALTH = "health"
+#: The reason of internal work in hours of high usage.
+USAGE = "usage"
+#: Reasons whose end is put off while they hold: it tells nobody anything.
+RENEWED = (HEALTH, USAGE)
 #: The reason of realtime work that nobody can do now: no gate in the store either, see services/availability.
 UNAVAILABLE = "unavailable"
 #: Scopes, and jobs of one, that words name; the others are counted.
@@ -69,7 +74,7 @@ class Closures:
             parts.append(f"by {_named(gate.by) if gate.reason == REALTIME else gate.by}")
         if gate.since and gate.reason != windows.REASON:
             parts.append(f"since {self.time(gate.since)}")
-        if gate.until is not None:
+        if gate.until is not None and gate.reason not in RENEWED:
             parts.append(f"until {self.time(gate.until)}")
         return " ".join(parts) + (f" ({gate.why})" if gate.why else "")
 

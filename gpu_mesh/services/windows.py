@@ -23,7 +23,7 @@ from gpu_mesh.store import windows as store
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.windows import Opened, Plan
 
-__all__ = ["REASON", "WINDOWED", "Today", "own_plan", "reconcile", "tick", "today", "zone_of"]
+__all__ = ["REASON", "WINDOWED", "Today", "is_peak", "own_plan", "reconcile", "tick", "today", "zone_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,11 @@ def own_plan(settings: Settings) -> Plan:
     return Plan(settings.peak_hours, zone, settings.node_name)
 
 
+def is_peak(plan: Plan, now: float) -> bool:
+    """Whether `now`, s since the epoch, lies in the plan's peak hours."""
+    return _parse(plan.hours).phase(zone_of(plan.zone), now).is_peak
+
+
 def reconcile(client: Any, settings: Settings, *, leads: bool = False) -> None:
     """A tick at Redis's time, which all nodes share."""
     tick(client, settings, server.now(client), leads=leads)
@@ -92,7 +97,7 @@ def tick(client: Any, settings: Settings, now: float, *, leads: bool = False) ->
     held = gates.all_gates(client)
     for gate in held:
         if gate.reason != REASON and gate.until is not None and gate.until <= now and gates.open_ended(client, gate):
-            logger.info("%s opens: its pause is over", gate.queue, extra={"action": "reopen"})
+            logger.info("%s opens: the end of %s", gate.queue, gate.reason, extra={"action": "reopen"})
     phase = _parse(plan.hours).phase(zone_of(plan.zone), now)
     closed = {gate.queue: gate for gate in held if gate.reason == REASON and gate.scope == gates.MESH}
     for queue in WINDOWED:

@@ -328,6 +328,12 @@ class Settings(BaseSettings):
         default="09:00-18:00",
     )
     timezone: Zone = _setting("Time zone of the peak hours, `local` for the machine's", default="local")
+    usage_share: float = _setting(
+        "Share of the devices that do interactive work, above which `internal` waits in peak hours; 1: it never does",
+        default=0.5,
+        ge=0,
+        le=1,
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _setting("How much is logged", default="INFO")
     worker_device: str | None = _setting(
         "Set by `gpu-mesh worker` for the workers it starts: the device each serves, as JSON", default=None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import redis
 
-from gpu_mesh.domain.holds import MESH, node_of
+from gpu_mesh.domain.holds import MESH, REALTIME_QUEUES, node_of
 from gpu_mesh.store import keys
 from gpu_mesh.store.claims import read_record
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["Hold", "closed_to", "holds"]
+__all__ = ["Hold", "closed_to", "holds", "interactive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +57,20 @@ def holds(client: redis.Redis) -> list[Hold]:
             task = read_record(text(claim)).task_id
             found[scope] = replace(hold, workers=(*hold.workers, worker), tasks=(*hold.tasks, task))
     return list(found.values())
+
+
+def interactive(client: redis.Redis, workers: Iterable[str]) -> frozenset[str]:
+    """The workers whose devices serve a job of the interactive tier now: these, and siblings that serve with them."""
+    names = list(workers)
+    pipe = client.pipeline(transaction=False)
+    for worker in names:
+        pipe.hkeys(keys.claims(worker))
+    held = [(worker, text(tag)) for worker, tags in zip(names, pipe.execute(), strict=True) for tag in tags]
+    jobs = [(worker, tag) for worker, tag in held if tag[0] not in "=+"]
+    for worker, tag in jobs:
+        pipe.hmget(keys.claims(worker), tag, f"+{tag}")
+    found: set[str] = set()
+    for (worker, _), (claim, siblings) in zip(jobs, pipe.execute(), strict=True):
+        if claim and keys.queue_of(read_record(text(claim)).list) in REALTIME_QUEUES:
+            found |= {worker, *filter(None, text(siblings or "").split(","))}
+    return frozenset(found)

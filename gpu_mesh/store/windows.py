@@ -12,10 +12,21 @@ import redis
 from gpu_mesh.store import keys
 from gpu_mesh.store.replies import text
 
-__all__ = ["Opened", "Plan", "keep_closed", "open_until", "read", "set_plan"]
+__all__ = [
+    "Opened",
+    "Plan",
+    "keep_closed",
+    "open_until",
+    "read",
+    "set_plan",
+    "set_usage_changed_at",
+    "usage_changed_at",
+]
 
 #: Field of the plan; that of a queue opened by hand has the queue's name behind a `+`.
 _PLAN, _OPENED = "plan", "+"
+#: Field of when the usage gate changed last.
+_USAGE = "usage"
 T = TypeVar("T")
 
 
@@ -61,6 +72,19 @@ def open_until(client: redis.Redis, queue: str, opened: Opened) -> None:
 def keep_closed(client: redis.Redis, queue: str) -> bool:
     """Peak hours close the queue again; False where nothing else was said."""
     return bool(client.hdel(keys.WINDOWS, f"{_OPENED}{queue}"))
+
+
+def usage_changed_at(client: redis.Redis) -> float | None:
+    """When the usage gate closed or opened last, s since the epoch; None where it never did."""
+    try:
+        return float(client.hget(keys.WINDOWS, _USAGE) or "")
+    except ValueError:
+        return None
+
+
+def set_usage_changed_at(client: redis.Redis, now: float) -> None:
+    """It did at `now`."""
+    client.hset(keys.WINDOWS, _USAGE, repr(now))
 
 
 def _loaded(told: str, kind: Callable[[dict[str, Any]], T]) -> T | None:

@@ -11,12 +11,13 @@ from celery.signals import worker_ready
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services.availability import reconcile as refuse
+from gpu_mesh.services.usage import reconcile as follow_usage
 from gpu_mesh.services.windows import reconcile
 from gpu_mesh.settings import settings
 from gpu_mesh.store import nodes, ranking
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["availability", "begin", "tidy", "windows"]
+__all__ = ["availability", "begin", "tidy", "usage", "windows"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,12 @@ def windows() -> None:
 def availability(self: Any) -> None:
     """Refuse realtime AI work while nobody can do it."""
     refuse(self.app, settings())
+
+
+@shared_task(name="mesh.usage", queue=CONTROL_QUEUE, ignore_result=True)
+def usage() -> None:
+    """Have internal work wait in peak hours while usage is high."""
+    follow_usage(settings())
 
 
 @worker_ready.connect
