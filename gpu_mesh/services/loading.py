@@ -10,13 +10,16 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
 
 from gpu_mesh.devices.apart import Look, readings
 from gpu_mesh.devices.base import Reading
 from gpu_mesh.domain.device import Device, DeviceKind
+from gpu_mesh.domain.footprints import Footprints
 from gpu_mesh.engines.base import Ability, Engine, Kind, Model
 from gpu_mesh.engines.naming import canonical
 from gpu_mesh.errors import EngineOutOfMemory, ModelNotFound
+from gpu_mesh.services import footprints
 from gpu_mesh.settings import Settings, env_name, settings
 
 __all__ = ["make_room", "over_budget", "residents"]
@@ -43,6 +46,7 @@ def make_room(
     look_at: Callable[[Device], AbstractContextManager[Look]] = readings,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    seen: Callable[[Settings], Footprints] = footprints.known,
 ) -> None:
     """See to it that `engine` can load `model` for this kind of work on `device`; loaded already: nothing happens.
 
@@ -67,6 +71,9 @@ def make_room(
         return
     stay = residents(current)
     devices = (device, *siblings) if device is not None else ()
+    if device is not None:
+        present = _as_seen(present, device, seen(current))
+        wanted = present.get(wanted.name, wanted)
     _check_budget(wanted, [known for known in present.values() if known.name in stay], devices)
     leave = [known for known in loaded if known.name not in stay]
     if wanted.name in stay and over_budget([wanted, *loaded], devices) is None:
@@ -89,13 +96,23 @@ def residents(current: Settings) -> frozenset[str]:
 def over_budget(models: Sequence[Model], devices: Collection[Device]) -> float | None:
     """How many GB the models take together where that is more than the devices offer; None where it is not.
 
-    A model that is not loaded counts with its size on disk, which is the least that it takes: its context is what the
-    margin is for. One whose size is unknown counts nothing.
+    A model that is not loaded counts with what it was seen to take on such a device, else with its size on disk, which
+    is the least that it takes: its context is what the margin is for. One whose size is unknown counts nothing.
     """
     total = sum(known.size_gb or 0.0 for known in models)
     if not devices or total <= sum(device.budget_gb for device in devices) + ROUNDING_GB:
         return None
     return total
+
+
+def _as_seen(present: Mapping[str, Model], device: Device, seen: Footprints) -> dict[str, Model]:
+    """Models that are not loaded, with the memory that they were seen to take on such a device."""
+    return {
+        name: replace(model, size_gb=found.gb)
+        if not model.loaded and (found := seen.get((device.gpu_type, name))) is not None
+        else model
+        for name, model in present.items()
+    }
 
 
 def _named(model: str | None, kind: Kind, current: Settings) -> str | None:

@@ -8,7 +8,10 @@ from dataclasses import replace
 from functools import cache
 
 from gpu_mesh.domain.device import Device
+from gpu_mesh.domain.footprints import Footprints, as_seen
 from gpu_mesh.domain.requirements import Fit, Requirements, fits
+from gpu_mesh.engines.naming import canonical
+from gpu_mesh.services import footprints
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store import nodes
 from gpu_mesh.store.client import connect, mapped_errors
@@ -35,13 +38,13 @@ def suits(settings: Settings, needs: Requirements, device: Device) -> bool:
     fleet: list[Device] = []
     if needs.gpu_count > 1 or (needs.gpu_count and not device.is_gpu and settings.cpu_counts == "auto"):
         fleet = online_devices(settings)
-    return bool(_fits_among(settings, needs, device, fleet))
+    return bool(_fits_among(settings, needs, device, fleet, _seen(settings, needs)))
 
 
 def fitting(settings: Settings, needs: Requirements) -> list[Device]:
     """Every device online that fits."""
-    fleet = online_devices(settings)
-    return [device for device in fleet if _fits_among(settings, needs, device, fleet)]
+    fleet, seen = online_devices(settings), _seen(settings, needs)
+    return [device for device in fleet if _fits_among(settings, needs, device, fleet, seen)]
 
 
 def siblings(settings: Settings, needs: Requirements, device: Device) -> list[str]:
@@ -56,9 +59,9 @@ def siblings(settings: Settings, needs: Requirements, device: Device) -> list[st
 
 def unschedulable(settings: Settings, needs: Requirements, fleet: Sequence[Device]) -> str | None:
     """Why no device of `fleet` fits: every one's reason, each once. None where one does."""
-    reasons = []
+    reasons, seen = [], _seen(settings, needs)
     for device in fleet:
-        fit = _fits_among(settings, needs, device, fleet)
+        fit = _fits_among(settings, needs, device, fleet, seen)
         if fit:
             return None
         reasons.append(str(fit.reason))
@@ -77,8 +80,16 @@ def _of_several(needs: Requirements) -> Requirements:
     return replace(needs, gpu_count=1, device=None, remote=False)
 
 
-def _fits_among(settings: Settings, needs: Requirements, device: Device, fleet: Sequence[Device]) -> Fit:
-    fit = fits(needs, device, cpu_counts=cpu_counts(settings, [*fleet, device]))
+def _seen(settings: Settings, needs: Requirements) -> Footprints:
+    """What models were seen to take, where that can matter to such a task."""
+    return footprints.known(settings) if needs.remote and needs.model is not None else {}
+
+
+def _fits_among(
+    settings: Settings, needs: Requirements, device: Device, fleet: Sequence[Device], seen: Footprints
+) -> Fit:
+    model = None if needs.model is None else canonical(needs.model)
+    fit = fits(as_seen(needs, device, seen, model), device, cpu_counts=cpu_counts(settings, [*fleet, device]))
     if not fit or needs.gpu_count < 2:
         return fit
     alone = _of_several(needs)

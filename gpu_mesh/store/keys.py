@@ -8,6 +8,7 @@ __all__ = [
     "DEAD",
     "DELAYED",
     "FINISHED",
+    "FOOTPRINTS",
     "GATES",
     "GRACE",
     "LATER",
@@ -38,6 +39,8 @@ PREFIX = "gpumesh:"
 NODES = f"{PREFIX}nodes"
 #: list: the last finished tasks as JSON, newest first, capped.
 FINISHED = f"{PREFIX}finished"
+#: hash: type of device and model as JSON → GB it was seen to take, and when.
+FOOTPRINTS = f"{PREFIX}footprints"
 #: zset: delivery tag of a message whose time has not come → when it is due; and hash: tag → its list and envelope.
 DELAYED, LATER = f"{PREFIX}delayed", f"{PREFIX}later"
 #: zset: worker → end of its lease, s by Redis's clock.

@@ -141,6 +141,7 @@ def _present(use: EngineUse) -> str:
 
 def _embed(texts: list[str], use: EngineUse, encoding: str) -> dict[str, Any]:
     found = use.engine.embed(texts, use.model)
+    use.note_footprint()
     return {
         "model": found.model,
         "dimensions": found.dimensions,

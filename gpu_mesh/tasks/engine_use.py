@@ -10,6 +10,7 @@ from gpu_mesh.domain.device import Device
 from gpu_mesh.engines import Engine, engine_for
 from gpu_mesh.engines.base import Kind, no_such_model
 from gpu_mesh.engines.options import check_name
+from gpu_mesh.services.footprints import note
 from gpu_mesh.services.loading import make_room
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.tasks.base import GpuTask
@@ -26,6 +27,10 @@ class EngineUse:
     engine: Engine
     #: By its name, also where the caller named none.
     model: str
+
+    def note_footprint(self) -> None:
+        """After the work: what the model takes is known to later claims."""
+        note(self.device, self.engine, self.model, settings())
 
 
 def engine_of(task: GpuTask, kind: Kind, model: str | None = None) -> EngineUse:

@@ -59,6 +59,7 @@ def llm_inference(
     with _limited(self), _streaming(self) as out:
         use = engine_of(self, Kind.GENERATE, question.model)
         _listen(self, question, use, answer, out)
+        use.note_footprint()
     return {
         **answer.to_dict(),
         "model": use.model,

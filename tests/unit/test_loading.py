@@ -16,6 +16,7 @@ from stub_server import StubServer
 from gpu_mesh.devices.apart import Look
 from gpu_mesh.devices.base import Process, Reading
 from gpu_mesh.domain.device import Device, DeviceKind
+from gpu_mesh.domain.footprints import Footprint
 from gpu_mesh.engines.base import Kind
 from gpu_mesh.engines.local import LocalEngine
 from gpu_mesh.engines.ollama import OllamaEngine
@@ -39,6 +40,8 @@ class Bench:
     #: What the device's own reading says; None: nobody can look.
     reading: Callable[[], Reading | None] | None = None
     looked_at: list[Device] = field(default_factory=list)
+    #: What models were seen to take, by type of device and name.
+    seen: dict[tuple[str, str], Footprint] = field(default_factory=dict)
 
     def room(self, model: str | None, kind: Kind = Kind.GENERATE, *, resident: tuple[str, ...] = (), **more: Any):
         current = Settings(_env_file=None, resident_models=resident)
@@ -51,6 +54,7 @@ class Bench:
             look_at=self._look_at,
             clock=lambda: self.now,
             sleep=self._sleep,
+            seen=lambda _: self.seen,
             **more,
         )
 
@@ -229,6 +233,21 @@ def test_a_model_that_cannot_fit_unloads_nothing(bench: Bench) -> None:
         "gemma4:12b takes 6.0 GB; gpu0@n offers 5.0 GB (3 GB margin taken off). Take a smaller model or quantisation, "
         "a device with more memory (memory_gb=6), or a smaller GPU_MESH_MEMORY_MARGIN_GB"
     )
+
+
+def test_what_a_model_was_seen_to_take_replaces_its_size(bench: Bench) -> None:
+    """P6: with its context it takes more than its 6 GB on disk; of another type of device nobody knows. What is loaded
+    is what it is."""
+    bench.device = gpu(8.0, 1.0)
+    bench.seen = {("A40", BIG): Footprint(7.5, 0.0), ("H200", SMALL): Footprint(99.0, 0.0)}
+    bench.load(SMALL)
+    with pytest.raises(EngineOutOfMemory, match=r"gemma4:12b takes 7\.5 GB; gpu0@n offers 7\.0 GB"):
+        bench.room(BIG)
+    assert bench.loaded() == [SMALL]
+    bench.room(SMALL)
+    bench.seen = {("A40", BIG): Footprint(6.5, 0.0)}
+    bench.room(BIG)
+    assert bench.loaded() == []
 
 
 def test_residents_count(bench: Bench) -> None:
