@@ -170,15 +170,17 @@ def test_a_script_is_left_to_its_guard(fleet_of_one: Mesh, worker: BareWorker, t
     pids = left(path)
     guard, [child] = psutil.Process(pids[0]).ppid(), worker.children()
     os.kill(guard, signal.SIGSTOP)
-    fleet_of_one.app.control.revoke(sent.id, terminate=True, signal="SIGKILL")
-    wait_for(lambda: not alive([child]), "the end of the child")
-    # The script still computes: the device is not free. Several looks for orphans later this is said.
-    waits = run(fleet_of_one, "resident")
-    said = f"claims wait: its device is in use by what process {child} left behind"
-    wait_for(lambda: said in worker.log.read_text(), "the worker to wait")
-    assert alive([guard]) == [guard]
-    assert not waits.ready()
-    os.kill(guard, signal.SIGCONT)
+    try:
+        fleet_of_one.app.control.revoke(sent.id, terminate=True, signal="SIGKILL")
+        wait_for(lambda: not alive([child]), "the end of the child")
+        # The script still computes: the device is not free. Several looks for orphans later this is said.
+        waits = run(fleet_of_one, "resident")
+        said = f"claims wait: its device is in use by what process {child} left behind"
+        wait_for(lambda: said in worker.log.read_text(), "the worker to wait")
+        assert alive([guard]) == [guard]
+        assert not waits.ready()
+    finally:
+        os.kill(guard, signal.SIGCONT)
     wait_for(lambda: not alive([*pids, guard]), "the end of its processes", SOON_S)
     waits.get(timeout=20)
     assert list((fleet_of_one.folder / "runs").iterdir()) == []

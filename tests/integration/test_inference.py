@@ -27,7 +27,7 @@ from gpu_mesh.errors import (
     ModelNotFound,
     StreamIncomplete,
 )
-from gpu_mesh.store import keys
+from gpu_mesh.store import footprints, keys
 
 #: The worker's own limit, s.
 SHORT_S = 1.5
@@ -243,3 +243,10 @@ def test_the_chat_example(fleet: Mesh, stub: OllamaStub):
         wait_for(lambda: '"customer"' in (client.lindex(keys.FINISHED, 0) or ""), "it in the journal")
         last = json.loads(client.lindex(keys.FINISHED, 0))
     assert (last["name"], last["queue"], last["priority"]) == ("llm_inference", "customer", 9)
+
+
+def test_what_the_model_takes_is_noted(fleet: Mesh) -> None:
+    """P6: later claims go by it (tests/integration/test_footprint.py)."""
+    ask(fleet, model="gemma4:e4b").get(LIMIT_S)
+    with fleet.server.client() as client:
+        assert footprints.read(client)["A40", "gemma4:e4b"].gb == pytest.approx(4.5)
