@@ -33,8 +33,9 @@ logger = logging.getLogger(__name__)
 EVERY_S = 5.0
 #: How long a notice holds that is not renewed, s: a few looks may be late.
 NOTICE_S = 4 * EVERY_S
-#: How long one look goes on failing what waits, s; the next one goes on.
-WORK_S = 10.0
+#: How long one look goes on failing what waits, s; the next one goes on. With EVERY_S less than half of the shortest
+#: patience: a pause between looks that is longer begins the watch anew.
+WORK_S = 2.0
 #: What whoever waits is told, as SPEC R4 has it.
 TOLD = "AI service temporarily unavailable"
 

@@ -239,7 +239,7 @@ class Settings(BaseSettings):
         "How long no device may be there that takes `ai-realtime` until its tasks fail and are refused",
         unit="s",
         default=15.0,
-        ge=10,
+        ge=15,
         le=86_400,
     )
     engine_retry_s: float = _setting(

@@ -17,7 +17,7 @@ from gpu_mesh import app
 from gpu_mesh.cli.root import root
 from gpu_mesh.errors import ServiceUnavailable
 from gpu_mesh.services import availability, lookup
-from gpu_mesh.settings import settings
+from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store import availability as store
 from gpu_mesh.store import gates, keys, leases, server
 from gpu_mesh.store.client import connect
@@ -210,6 +210,14 @@ class TestLookers:
         store.tell(world.client, store.Outage(1.0, "it was so"), 60.0)
         control.availability.run()
         assert store.outage(world.client) is None
+
+    def test_a_long_backlog_begins_no_watch_anew(self):
+        """R4: a look that fails as much as it may, and the next one, come soon enough even for the least patience."""
+        least = Settings(unavailable_after_s=15).unavailable_after_s
+        with pytest.raises(ValueError, match="unavailable_after_s"):
+            Settings(unavailable_after_s=14.9)
+        assert least / 2 > availability.EVERY_S + availability.WORK_S
+        assert availability.NOTICE_S > 2 * availability.EVERY_S + availability.WORK_S
 
     def test_what_is_unreadable_stops_no_look(self, world: World):
         """STYLE: another version's."""
