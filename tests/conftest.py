@@ -24,6 +24,8 @@ atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 sys.path.insert(0, str(SUPPORT))
 for name in [name for name in os.environ if name.startswith("GPU_MESH_")]:
     del os.environ[name]
+# The processes that tests start, hundreds of them, compile our modules once and not each anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.update(
     GPU_MESH_STATE_DIR=str(STATE),
     GPU_MESH_INCLUDE="sample_tasks",
