@@ -52,7 +52,14 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf")))
 
 
-def table(title: str, columns: Sequence[str], lines: Iterable[Sequence[object]], *, empty: str) -> None:
+def table(
+    title: str,
+    columns: Sequence[str],
+    lines: Iterable[Sequence[object]],
+    *,
+    empty: str,
+    console: Console = console,
+) -> None:
     """A table; a column whose name ends in `>` is set right. `empty` is said where there is no line.
 
     In a narrow terminal every column gives way but `id`: half an id is of no use to the next command.
