@@ -23,6 +23,7 @@ def test_an_id_is_never_cut(capsys: pytest.CaptureFixture[str]):
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith(f"{long} ") for line in lines)
     assert all(len(line) <= 80 for line in lines)
+    assert f"{long}: {why}" in " ".join(line.strip() for line in lines)
 
 
 @pytest.mark.parametrize("command", [["wait"], ["cancel"], ["tasks", "show"], ["dead", "show"], ["dead", "drop"]])
