@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Tests run in so many processes.
-JOBS ?= 2
+# Tests run in so many processes: more than the two cores that CI has, for much of a test is waiting.
+JOBS ?= 3
 
 .PHONY: demo test soak check bench up format docs pins clean
 

@@ -14,8 +14,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from gpu_mesh.store.embedded import Address
 
 SUPPORT = Path(__file__).parent / "support"
 STATE = Path(tempfile.mkdtemp(prefix="gpu-mesh-tests-"))
@@ -24,6 +28,8 @@ atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 sys.path.insert(0, str(SUPPORT))
 for name in [name for name in os.environ if name.startswith("GPU_MESH_")]:
     del os.environ[name]
+# The processes that tests start, hundreds of them, compile our modules once and not each anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.update(
     GPU_MESH_STATE_DIR=str(STATE),
     GPU_MESH_LOCK_DIR=str(STATE / "locks"),
@@ -36,10 +42,6 @@ os.environ.update(
     PYTHONPATH=os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH")))),
 )
 
-from gpu_mesh.settings import settings  # noqa: E402
-from gpu_mesh.store.client import connect  # noqa: E402
-from gpu_mesh.store.embedded import Address, EmbeddedRedis  # noqa: E402
-
 
 def pytest_collection_finish() -> None:
     """A `.env` in the developer's folder is none of the tests' business."""
@@ -49,6 +51,8 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Address]:
     """The session's Redis; the app of this process is configured for it."""
+    from gpu_mesh.store.embedded import EmbeddedRedis
+
     with EmbeddedRedis(STATE) as server:
         server.prepare()
         yield server.start()
@@ -59,6 +63,9 @@ def redis_server() -> Iterator[Address]:
 @pytest.fixture
 def broker(redis_server: Address) -> str:
     """Its address, with an empty database."""
+    from gpu_mesh.settings import settings
+    from gpu_mesh.store.client import connect
+
     with connect(settings()) as client:
         client.flushdb()
     return redis_server.url

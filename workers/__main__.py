@@ -1,4 +1,7 @@
-"""`python -P -m workers …`: the `celery -A gpu_mesh …` of a supervised process."""
+"""`python -P -m workers …`: the `celery -A gpu_mesh …` of a supervised process, of its commands `worker` and `beat`.
+
+Celery's own entry point imports all commands there are, Flower and a shell among them: a fifth of a process's start.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import sys
 import warnings
 from pathlib import Path
 
+import click
+from celery.bin.base import CLIContext
+from celery.bin.beat import beat
+from celery.bin.worker import worker
 from celery.platforms import SecurityWarning
 
 # Loaded before the application's folder is looked in: a module of hers may have the name of one of ours.
@@ -16,7 +23,16 @@ from gpu_mesh.celery import app
 # Celery warns each process of root's rights because a pickle could abuse them; only JSON is accepted here.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
+
+@click.group(commands=[worker, beat])
+@click.option("--quiet", is_flag=True, help="No banner.")
+@click.pass_context
+def celery(context: click.Context, quiet: bool) -> None:
+    """Run a process of the mesh."""
+    context.obj = CLIContext(app=app, no_color=False, workdir=None, quiet=quiet)
+
+
 if __name__ == "__main__":
     # With -P Python leaves it out; an application's modules lie there.
     sys.path.insert(0, str(Path.cwd()))
-    app.start(sys.argv[1:])
+    celery(sys.argv[1:], standalone_mode=False)

@@ -17,7 +17,7 @@ import psutil
 from workers.lifeline import Lifeline, parent_death_hook
 from workers.output import LineFeed, split_lines
 
-__all__ = ["EX_CONFIG", "Process", "ProcessSpec"]
+__all__ = ["EX_CONFIG", "TELLS_OF_DEATH", "Process", "ProcessSpec"]
 
 #: Exit code of a program whose configuration is bad (<sysexits.h>): starting it again would not help.
 EX_CONFIG = 78
@@ -28,6 +28,9 @@ STOP_TIMEOUT_S = 10.0
 #: How long the last words of a dead child are waited for, in seconds. They may not end where a process that
 #: left its group holds the pipe.
 LAST_WORDS_S = 0.5
+
+#: Whether the system can tell of a death without reaping: macOS cannot.
+TELLS_OF_DEATH = hasattr(os, "waitid")
 
 #: A Python child that is killed would take the lines in its buffer with it.
 CHILD_ENV = {"PYTHONUNBUFFERED": "1"}
@@ -69,8 +72,8 @@ class Process:
     def start(cls, spec: ProcessSpec, lifeline: Lifeline, feed: LineFeed, on_death: Callable[[], None]) -> Process:
         """Start it. It is killed when the calling thread ends.
 
-        `on_death` is called, in another thread, when it died; not where a stranger keeps its output open.
-        Raises OSError, ValueError or SubprocessError where it cannot be started.
+        `on_death` is called, in another thread, when it died, and when its output ended. Raises OSError, ValueError or
+        SubprocessError where it cannot be started.
         """
         popen = subprocess.Popen(
             list(spec.argv),
@@ -87,16 +90,21 @@ class Process:
         stream = cast(RawIOBase, popen.stdout)
         reader = threading.Thread(
             target=_attend,
-            args=(spec.name, popen.pid, stream, feed, on_death),
+            args=(spec.name, stream, feed, on_death),
             name=f"output of {spec.name}",
             daemon=True,
         )
         reader.start()
+        if TELLS_OF_DEATH:
+            # Not the reader: a stranger may keep the output open.
+            threading.Thread(
+                target=_await_death, args=(popen.pid, on_death), name=f"death of {spec.name}", daemon=True
+            ).start()
         return cls(popen, lifeline, reader)
 
     def has_died(self) -> bool:
         """Whether it ended. Where the system can tell without it, does not reap."""
-        if not hasattr(os, "waitid"):
+        if not TELLS_OF_DEATH:
             return self._popen.poll() is not None
         try:
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -135,12 +143,15 @@ class Process:
         return not any(_runs_in(self.pid, pid) for pid in psutil.pids())
 
 
-def _attend(name: str, pid: int, stream: RawIOBase, feed: LineFeed, on_death: Callable[[], None]) -> None:
+def _attend(name: str, stream: RawIOBase, feed: LineFeed, on_end: Callable[[], None]) -> None:
     with stream:
         for line in split_lines(stream):
             feed.put(name, line)
-    # The kernel closes a dying process's files before it tells of the death.
-    with suppress(AttributeError, ChildProcessError):
+    on_end()
+
+
+def _await_death(pid: int, on_death: Callable[[], None]) -> None:
+    with suppress(ChildProcessError):  # reaped already
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     on_death()
 

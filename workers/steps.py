@@ -30,9 +30,9 @@ __all__ = ["Claiming", "Leasing"]
 
 logger = logging.getLogger(__name__)
 
-#: How often the pool looks after its children, and the event loop beats, s; Celery's own 5 s would leave a killed job
-#: lying.
-WATCH_EVERY_S = 0.2
+#: How often the pool looks after its children, and the event loop beats, s, while it has jobs and while it has none;
+#: Celery's own 5 s would leave a killed job lying.
+WATCH_EVERY_S, IDLE_WATCH_EVERY_S = 0.2, 1.0
 
 
 class Leasing(bootsteps.StartStopStep):
@@ -120,7 +120,7 @@ class Claiming(bootsteps.StartStopStep):
         claim_with(c.task_consumer.channel, c.controller.claimer, c.pool.num_processes)
         c.on_decode_error = _reject_unreadable
         if c.hub is not None:
-            self._watch = c.hub.call_repeatedly(WATCH_EVERY_S, self._look, c)
+            self._watch = c.hub.call_later(WATCH_EVERY_S, self._look, c)
             if not isinstance(c.pool, solo.TaskPool):
                 c.controller.orphans.adopt()
             _beat(c)  # the loop, which turns next, may hang before the timer's first time
@@ -134,8 +134,12 @@ class Claiming(bootsteps.StartStopStep):
         self._consumers.leave(c)
 
     def _look(self, c: Any) -> None:
-        _look(c)
-        self._consumers.reconcile(c, c.controller.gates.closed)
+        try:
+            _look(c)
+            self._consumers.reconcile(c, c.controller.gates.closed)
+        finally:
+            again_s = WATCH_EVERY_S if reserved_requests else IDLE_WATCH_EVERY_S
+            self._watch = c.hub.call_later(again_s, self._look, c)
 
 
 def _beat(c: Any) -> None:

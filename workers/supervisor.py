@@ -21,7 +21,7 @@ from workers.child import Child, Context
 from workers.events import Action, Event
 from workers.lifeline import Lifeline
 from workers.output import LineFeed, OnLine
-from workers.process import Process, ProcessSpec
+from workers.process import TELLS_OF_DEATH, Process, ProcessSpec
 from workers.stop_signals import StopSignals
 
 __all__ = ["OnEvent", "Supervisor"]
@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 #: Called with each event, in the supervising thread and before it goes on: it must return soon.
 OnEvent = Callable[[Event], None]
 
-#: The longest sleep between two looks at the children, in seconds. A child's death mostly wakes earlier.
-TICK_S = 0.2
+#: The longest sleep between two looks at the children, in seconds; a death that the system tells of wakes earlier.
+TICK_S = 1.0 if TELLS_OF_DEATH else 0.2
 
 #: The shortest sleep, in seconds.
 SHORTEST_TICK_S = 0.01

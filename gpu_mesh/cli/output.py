@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import Console
@@ -30,6 +30,9 @@ __all__ = [
 
 console = Console(highlight=False)
 
+#: Stands for nothing in a table, and between two columns, characters.
+NOTHING, GAP = "–", 2
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 task_id_argument = click.argument("task_id", callback=lambda context, parameter, value: check_task_id(value))
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -52,37 +55,58 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf")))
 
 
-def table(title: str, columns: Sequence[str], lines: Iterable[Sequence[object]], *, empty: str) -> None:
+def table(
+    title: str,
+    columns: Sequence[str],
+    lines: Iterable[Sequence[object]],
+    *,
+    empty: str,
+    console: Console = console,
+) -> None:
     """A table; a column whose name ends in `>` is set right. `empty` is said where there is no line.
 
-    In a narrow terminal every column gives way but `id`: half an id is of no use to the next command.
+    In a narrow terminal every column gives way but `id`, half of which is of no use to the next command; and what such
+    a table says last, which are words, comes below it.
     """
-    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    lines = list(lines)
-    for i, name in enumerate(columns):
-        width = max((len(str(line[i])) for line in lines), default=0) if name == "id" else None
-        drawn.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", min_width=width)
-    for line in lines:
-        drawn.add_row(*map(dash, line))
-    console.print(drawn if lines else empty)
+    rows = [[dash(cell) for cell in line] for line in lines]
+    if not rows:
+        console.print(empty)
+        return
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    words = columns[0] == "id" and sum(widths) + GAP * (len(widths) - 1) > console.width
+    shown = len(columns) - words
+    drawn = Table(
+        title=title, title_justify="left", box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold"
+    )
+    for name, width in list(zip(columns, widths, strict=True))[:shown]:
+        justify: Literal["left", "right"] = "right" if name.endswith(">") else "left"
+        drawn.add_column(name.rstrip(">"), justify=justify, min_width=width if name == "id" else None)
+    for row in rows:
+        drawn.add_row(*row[:shown])
+    console.print(drawn)
+    for row in rows:
+        if words and row[-1] != NOTHING:
+            console.print(f"{row[0]}: {row[-1]}")
 
 
 def progress(*columns: ProgressColumn) -> Progress:
-    """A bar with counts on standard error, gone at its end; `columns` stand behind it."""
+    """A bar with counts on standard error, gone at its end; `columns` stand behind it. Only in a terminal."""
+    on = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         *columns,
-        console=Console(stderr=True),
+        console=on,
         transient=True,
+        disable=not on.is_terminal,
     )
 
 
 def dash(value: object) -> str:
     """A cell: `–` where there is nothing to show."""
     if value is None or value == "":
-        return "–"
+        return NOTHING
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import NoReturn
 
 import click
 from celery import states
@@ -40,9 +39,9 @@ def print_stream(result: AsyncResult, timeout: float | None, as_json: bool) -> N
         _end_line(said, as_json)
         click.echo(f"{result.id}: still {result.state} after {timeout:g} s", err=True)
         raise click.exceptions.Exit(EXIT_TIMEOUT) from None
-    except Exception as exc:  # noqa: BLE001  (whatever the task raised)
+    except Exception as exc:
         _end_line(said, as_json)
-        _fail(result, exc, as_json)
+        raise _failed(result, exc, as_json) from exc
     if not said:
         print_json(result.result)
     _end_line(said, as_json)
@@ -65,11 +64,12 @@ def _end_line(said: bool, as_json: bool) -> None:
         click.echo()
 
 
-def _fail(result: AsyncResult, exc: Exception, as_json: bool) -> NoReturn:
+def _failed(result: AsyncResult, exc: Exception, as_json: bool) -> click.exceptions.Exit:
+    """Print what the task raised; how the command ends then."""
     state = states.REVOKED if isinstance(exc, TaskRevokedError) else states.FAILURE
     error = f"{type(exc).__name__}: {exc}"
     if as_json:
         click.echo(json.dumps({"task_id": result.id, "state": state, "error": error}))
     else:
         click.echo(f"{result.id}: {state}: {error}", err=True)
-    raise click.exceptions.Exit(EXIT_FAILED)
+    return click.exceptions.Exit(EXIT_FAILED)

@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
-
-import httpx
 
 from gpu_mesh.engines import failures
 from gpu_mesh.engines.openai import api_url
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["Found", "find", "identify", "kind_by_port", "place", "usual_addresses"]
 
@@ -85,6 +87,9 @@ def identify(url: str, kinds: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT
 
     Ollama is asked for first, whatever the order: it speaks OpenAI's API too, but then cannot unload.
     """
+    # Here, as it costs every process's start 0.2 s: few look for engines.
+    import httpx
+
     limits = httpx.Timeout(timeout_s)
     try:
         with httpx.Client(timeout=limits, trust_env=not failures.is_loopback(url), follow_redirects=True) as client:

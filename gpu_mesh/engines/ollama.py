@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
-
 from gpu_mesh.engines import failures
 from gpu_mesh.engines.base import (
     Ability,
@@ -36,6 +34,7 @@ from gpu_mesh.engines.rows import embed_all
 from gpu_mesh.errors import EngineError, ModelNotFound
 
 if TYPE_CHECKING:
+    import httpx
     import ollama
 
 __all__ = ["OllamaEngine"]
@@ -73,14 +72,7 @@ class OllamaEngine:
         self._allow_pull = allow_pull
         self._work = Connection(lambda: self._client(timeout_s))
         self._quick = Connection(lambda: self._client(check_timeout_s))
-        self._plain = Connection(
-            lambda: httpx.Client(
-                headers=_gate_key(),
-                timeout=check_timeout_s,
-                trust_env=not failures.is_loopback(url),
-                follow_redirects=True,
-            )
-        )
+        self._plain = Connection(self._plain_client)
         self._catalog = Catalog()
 
     @property
@@ -199,10 +191,21 @@ class OllamaEngine:
             connection.close()
 
     def _client(self, timeout_s: float) -> ollama.Client:
+        import httpx
         import ollama
 
         limits = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         return ollama.Client(self.url, timeout=limits, trust_env=not failures.is_loopback(self.url))
+
+    def _plain_client(self) -> httpx.Client:
+        import httpx
+
+        return httpx.Client(
+            headers=_gate_key(),
+            timeout=self._check_timeout_s,
+            trust_env=not failures.is_loopback(self.url),
+            follow_redirects=True,
+        )
 
     def _keep(self, keep_alive_s: float | None) -> float | None:
         return self._keep_alive_s if keep_alive_s is None else keep_alive_s

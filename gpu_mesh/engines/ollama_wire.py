@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from gpu_mesh.engines import failures
 from gpu_mesh.engines.base import LENGTH, STOP, Chunk, GenerateOptions
 from gpu_mesh.errors import MeshError, ModelNotFound
@@ -46,6 +44,7 @@ def mapped(
 
     `missing` makes the error for a model that is not there.
     """
+    import httpx
     import ollama
 
     try:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from gpu_mesh.engines import failures
 from gpu_mesh.engines.base import GenerateOptions, no_such_model
 from gpu_mesh.errors import EngineUnsupported, MeshError
@@ -23,6 +21,7 @@ _ENGINE = "openai"
 @contextmanager
 def mapped(url: str, limit_s: float, model: str | None = None) -> Iterator[None]:
     """Our errors in place of the client's, its HTTP library's and those of an answer that is none."""
+    import httpx
     import openai
 
     try:

@@ -17,7 +17,7 @@ from celery.exceptions import TimeoutError
 from celery.result import AsyncResult, EagerResult, assert_will_not_block
 
 from gpu_mesh.errors import InvalidTask, StreamIncomplete
-from gpu_mesh.services.patience import patiently
+from gpu_mesh.services.patience import AWAY_S, patiently
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import streams
 from gpu_mesh.store.client import check_broker, connect
@@ -45,12 +45,17 @@ class Piece:
 
 
 def follow(
-    app: celery.Celery, settings: Settings, task: str | AsyncResult, *, timeout_s: float | None = None
+    app: celery.Celery,
+    settings: Settings,
+    task: str | AsyncResult,
+    *,
+    timeout_s: float | None = None,
+    away_s: float = AWAY_S,
 ) -> Iterator[Piece]:
     """What the task `task` (its id, or what `delay` gave) says, from its beginning to its end.
 
     A task that says nothing gives no pieces. Raises InvalidTask for what is no task, BrokerUnavailable at once when
-    Redis is away, or later when it stays away for AWAY_S; from the iterator, when the task has ended, what
+    Redis is away, or later when it stays away for `away_s`; from the iterator, when the task has ended, what
     `AsyncResult.get` raises (its error, TaskRevokedError), and Celery's TimeoutError after `timeout_s` in all.
     """
     if isinstance(task, EagerResult):
@@ -61,12 +66,12 @@ def follow(
         raise InvalidTask("task", task, "a task's id, or what `delay` or `apply_async` gave")
     assert_will_not_block()
     check_broker(settings, timeout_s=settings.submit_timeout_s)
-    return _Follower(settings, task, timeout_s).pieces()
+    return _Follower(settings, task, timeout_s, away_s).pieces()
 
 
 class _Follower:
-    def __init__(self, settings: Settings, result: AsyncResult, timeout_s: float | None) -> None:
-        self._settings, self._result, self._timeout_s = settings, result, timeout_s
+    def __init__(self, settings: Settings, result: AsyncResult, timeout_s: float | None, away_s: float) -> None:
+        self._settings, self._result, self._timeout_s, self._away_s = settings, result, timeout_s, away_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._after = streams.START
         self._begin(0)
@@ -142,7 +147,7 @@ class _Follower:
 
     def _asked(self, ask: Callable[[], T]) -> T:
         """The answer, also of a Redis that is away for a moment."""
-        return patiently(self._settings, ask, meanwhile=self._left_s)
+        return patiently(self._settings, ask, meanwhile=self._left_s, away_s=self._away_s)
 
 
 def _whole(value: object, given: str = "", thought: str = "") -> Iterator[Piece]:

@@ -18,13 +18,19 @@ T = TypeVar("T")
 AWAY_S, RETRY_S = 30.0, 0.25
 
 
-def patiently(settings: Settings, ask: Callable[[], T], meanwhile: Callable[[], object] = lambda: None) -> T:
+def patiently(
+    settings: Settings,
+    ask: Callable[[], T],
+    meanwhile: Callable[[], object] = lambda: None,
+    *,
+    away_s: float = AWAY_S,
+) -> T:
     """The answer, also where Celery's result backend asks, which has words of its own for a Redis that is away.
 
     `meanwhile` is called before each new try: to raise, where no more time is to be lost. Raises BrokerUnavailable when
-    Redis is away for AWAY_S.
+    Redis is away for `away_s`.
     """
-    until = time.monotonic() + AWAY_S
+    until = time.monotonic() + away_s
     while True:
         try:
             return ask()

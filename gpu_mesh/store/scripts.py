@@ -9,13 +9,14 @@ the queues of realtime jobs with commas, and HELD, the one that waits for them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
 import redis
 from redis.commands.core import Script
+from redis.exceptions import NoScriptError
 
 from gpu_mesh.domain.claim import BAND_BONUS, ceiling, weight
 from gpu_mesh.domain.holds import HELD_QUEUE, REALTIME_QUEUES
@@ -56,7 +57,17 @@ def _realtime() -> str:
 
 def script(client: redis.Redis, name: str) -> Callable[..., Any]:
     """The script as a callable of `keys`, `args` and `client` (a pipeline); loads itself again after SCRIPT FLUSH."""
-    return partial(_script(name), client=client)
+    return partial(_run, name, client=client)
+
+
+def _run(name: str, *, client: redis.Redis, keys: Sequence[Any] = (), args: Iterable[Any] = ()) -> Any:
+    words = tuple(args)
+    try:
+        return _script(name)(keys, words, client)
+    except NoScriptError:
+        # A second SCRIPT FLUSH came between loading it and calling it, and a worker would end of that. As text it
+        # cannot be missed.
+        return client.eval(source(name), len(keys), *keys, *words)
 
 
 def sha(name: str) -> str:

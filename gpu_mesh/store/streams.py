@@ -54,14 +54,15 @@ def add(
     claim: Mapping[str, Any],
     max_bytes: int,
     expires_s: float,
+    max_entries: int = MAX_ENTRIES,
 ) -> int:
     """Add a piece of run `run`, 0 for a run's first one; the run's number, or 0 where it is not the current one.
 
     `claim` (`worker`, `tag`) is checked, where it is not empty. The oldest pieces go when the run's text is over
-    `max_bytes`. Sent twice, it is added once.
+    `max_bytes`, or its entries more than `max_entries`. Sent twice, it is added once.
     """
     args = [claim.get("worker", ""), claim.get("tag", ""), run, at, text, thinking, _ms(expires_s)]
-    return int(script(client, "stream")(keys=[keys.stream(task_id)], args=[*args, max_bytes, MAX_ENTRIES]))
+    return int(script(client, "stream")(keys=[keys.stream(task_id)], args=[*args, max_bytes, max_entries]))
 
 
 def end(client: redis.Redis, task_id: str, *, run: int, at: int, state: str, keep_text: bool, expires_s: float) -> bool:

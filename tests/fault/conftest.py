@@ -17,10 +17,10 @@ SHORT_LEASE_S = 1.2
 
 
 @pytest.fixture
-def chance() -> random.Random:
+def chance(request: pytest.FixtureRequest) -> random.Random:
     """Seeded by FAULT_SEED, else anew each time; pytest shows the seed of a test that failed."""
     seed = os.environ.get(SEED) or str(random.SystemRandom().randrange(1_000_000))
-    print(f"{SEED}={seed}")  # noqa: T201  (captured, shown on failure)
+    request.node.add_report_section("setup", "seed", f"{SEED}={seed}")
     return random.Random(seed)
 
 

@@ -23,7 +23,7 @@ from gpu_mesh import app
 from gpu_mesh.cli.root import root
 from gpu_mesh.cli.streaming import BEGINS_ANEW
 from gpu_mesh.errors import BrokerUnavailable, InvalidTask, StreamIncomplete
-from gpu_mesh.services import following, patience, streaming
+from gpu_mesh.services import following, streaming
 from gpu_mesh.services.following import Piece, follow
 from gpu_mesh.services.streaming import StreamWriter, end_stream, put_to_redis
 from gpu_mesh.settings import Settings, settings
@@ -134,12 +134,11 @@ def test_the_oldest_text_goes_first(client: redis.Redis, add: Callable[..., int]
     assert [entry.at for entry in kept] == [*range(3000, 4000, 100)]
 
 
-def test_entries_are_bounded_too(client: redis.Redis, add: Callable[..., int], monkeypatch: pytest.MonkeyPatch):
+def test_entries_are_bounded_too(client: redis.Redis, add: Callable[..., int]):
     """Issue 4 §2: tiny pieces cost more than their bytes."""
-    monkeypatch.setattr(streams, "MAX_ENTRIES", 5)
     run = add(0)
     for i in range(20):
-        add(run, i, "x")
+        add(run, i, "x", max_entries=5)
     assert client.xlen(keys.stream(TASK)) == 5
 
 
@@ -206,7 +205,7 @@ def test_pieces_as_they_come(client: redis.Redis, add: Callable[..., int]):
 def test_one_connection(client: redis.Redis, add: Callable[..., int]):
     """Issue 4 §2: a reader holds one while it waits, and gives it back."""
     run = add(0, text="one")
-    app.AsyncResult(TASK).state  # noqa: B018  (the backend's own connection)
+    assert app.AsyncResult(TASK).state == states.PENDING  # by the backend's own connection
     before = len(client.client_list())
     pieces = follow(app, settings(), TASK, timeout_s=LIMIT_S)
     assert next(pieces) == Piece("one")
@@ -283,7 +282,7 @@ def test_an_unknown_task_is_waited_for(client: redis.Redis):
     began = time.monotonic()
     with pytest.raises(TimeoutError, match=r"nobody has not ended after 0\.3 s"):
         list(mesh.stream("nobody", timeout=0.3))
-    assert 0.25 < time.monotonic() - began < 1.0
+    assert time.monotonic() - began > 0.25
 
 
 @pytest.mark.parametrize("task", ["", 7, None])
@@ -373,7 +372,7 @@ def test_what_says_nothing_is_printed_whole(client: redis.Redis):
     assert "nobody: still PENDING after 0.2 s" in ran.stderr
 
 
-def test_redis_away_for_the_reader(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, redis_server: object):
+def test_redis_away_for_the_reader(tmp_path: Any, redis_server: object):
     """Issue 4 §2: back in time it goes on where it was; else BrokerUnavailable, and at once where it begins so."""
     with running(RedisServer(tmp_path / "redis")) as server:
         current = Settings(broker_url=server.url, _env_file=None)
@@ -382,19 +381,20 @@ def test_redis_away_for_the_reader(tmp_path: Any, monkeypatch: pytest.MonkeyPatc
         pieces = follow(app, current, TASK, timeout_s=LIMIT_S)
         assert next(pieces) == Piece("one ")
         server.stop()
-        back = threading.Timer(0.3, server.start)
+
+        def come_back() -> None:
+            server.start()
+            with server.client() as again:
+                streams.add(again, TASK, run=run, at=4, text="two", claim={}, max_bytes=1000, expires_s=60)
+
+        back = threading.Timer(0.3, come_back)  # the reader has met its absence by then
         back.start()
-        threading.Timer(
-            0.6,
-            lambda: streams.add(
-                server.client(), TASK, run=run, at=4, text="two", claim={}, max_bytes=1000, expires_s=60
-            ),
-        ).start()
         assert next(pieces) == Piece("two")
         back.join()
-        monkeypatch.setattr(patience, "AWAY_S", 0.5)
+        impatient = follow(app, current, TASK, timeout_s=LIMIT_S, away_s=0.5)
+        assert [next(impatient), next(impatient)] == [Piece("one "), Piece("two")]
         server.stop()
         with pytest.raises(BrokerUnavailable, match="does not answer"):
-            next(pieces)
+            next(impatient)
         with pytest.raises(BrokerUnavailable, match="does not answer"):
             follow(app, current, TASK)

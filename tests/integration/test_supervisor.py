@@ -298,7 +298,7 @@ def test_death_is_told_at_once(tick_s: float) -> None:
 
 def test_death_is_seen_where_a_stranger_holds_the_output() -> None:
     """Neither does the output end, nor the process group: a zombie, which nobody reaps, stays of it."""
-    with house(spec("gpu0", PARENT_OF_STRANGER)) as running:
+    with house(spec("gpu0", PARENT_OF_STRANGER), tick_s=DEADLINE_S) as running:
         strangers = [int(running.line("gpu0"))]
         try:
             killed_at = time.monotonic()

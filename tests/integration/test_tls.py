@@ -65,7 +65,7 @@ def test_submit_claim_and_result(secured: Secured):
             sent = app.send_task("sample_tasks.add", (2, 3), business="revenue")
             assert sent.get(LIMIT_S) == 5
             found = wait_for(lambda: app.control.inspect(timeout=1).active_queues(), "the worker to answer")
-            assert "ai-batch" in {queue["name"] for queue in found["gpu0@tls"]}
+            assert "internal" in {queue["name"] for queue in found["gpu0@tls"]}
         done = run("submit", "sample_tasks.add", "[3, 4]", "--wait", "--timeout", str(LIMIT_S), env=env)
     assert (done.returncode, done.stdout.strip().splitlines()[-1]) == (0, "7"), done.stderr
     assert secured.proxy.secured

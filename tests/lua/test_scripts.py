@@ -236,6 +236,24 @@ def test_scripts_come_back_after_a_flush(client, device):
     assert device.ack(tag)
 
 
+class FlushedAgain(redis.Redis):
+    """Whose scripts are flushed as soon as one is loaded."""
+
+    def script_load(self, *args):
+        loaded = super().script_load(*args)
+        self.script_flush()
+        return loaded
+
+
+def test_a_flush_between_load_and_call(server, device):
+    """Found by a flush under load: the worker ended of the second NOSCRIPT."""
+    with FlushedAgain(connection_pool=device.client.connection_pool) as client:
+        tag = send(device.client)
+        assert device.claim().tag == tag
+        client.script_flush()
+        assert claims.ack(client, device.worker, tag)
+
+
 def test_what_fits_is_claimed_behind_many_misfits(client, device):
     """§9: 10 000 messages that no device can run block nobody, and the index stays right."""
     pipe = client.pipeline(transaction=False)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from celery import shared_task
+from waiting import wait_gone
 
 SLEEP = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"]
 #: Longest wait of a task that holds, s.
@@ -42,9 +43,8 @@ def leave(self, path, how="return"):
     part.rename(path)
     if how == "raise":
         raise ValueError("as it was told")
-    end = time.monotonic() + HOLD_S
-    while how == "hold" and time.monotonic() < end:
-        time.sleep(0.02)
+    if how == "hold":
+        threading.Event().wait(HOLD_S)
 
 
 @shared_task
@@ -60,7 +60,7 @@ def deaf(path):
     part = Path(f"{path}.part")
     part.write_text(json.dumps([os.getpid()]))
     part.rename(path)
-    time.sleep(HOLD_S)
+    threading.Event().wait(HOLD_S)
 
 
 @shared_task
@@ -82,12 +82,7 @@ def resident():
 def leave_thread(path):
     """A thread that lives while the file does."""
     Path(path).touch()
-
-    def work():
-        while Path(path).exists():
-            time.sleep(0.02)
-
-    threading.Thread(target=work, name="left-behind", daemon=True).start()
+    threading.Thread(target=wait_gone, args=(path, HOLD_S), name="left-behind", daemon=True).start()
 
 
 @shared_task

@@ -105,7 +105,7 @@ class Guard:
     def _start(self) -> str | None:
         """Why it cannot be started; None where it was."""
         try:
-            with open(self._spec["arguments"], "rb") as stdin:  # noqa: PTH123
+            with Path(self._spec["arguments"]).open("rb") as stdin:
                 self._script = subprocess.Popen(
                     self._spec["argv"],
                     stdin=stdin,
