@@ -12,14 +12,17 @@ __all__ = [
     "LATER",
     "LEASES",
     "NODES",
+    "PREEMPTIONS",
     "PREFIX",
     "PURGED",
     "REVOKED",
     "STATE",
     "STATS",
     "WINDOWS",
+    "asks",
     "checkpoint",
     "claims",
+    "preempted",
     "progress",
     "queue_of",
     "ranking",
@@ -47,6 +50,8 @@ WINDOWS = f"{PREFIX}windows"
 DEAD = f"{PREFIX}dead"
 #: zset: id of a task that was taken back → until when that is remembered, s by Redis's clock.
 REVOKED = f"{PREFIX}revoked"
+#: hash: <queue>|<worker> → how many jobs were preempted.
+PREEMPTIONS = f"{PREFIX}preemptions"
 #: hash: what was counted: `swaps_saved`.
 STATS = f"{PREFIX}stats"
 #: list: messages of a purge that are in no queue any more and not marked as revoked yet.
@@ -81,6 +86,16 @@ def realtime(scope: str) -> str:
 def wake(worker: str) -> str:
     """list: what an idle worker waits on."""
     return f"{PREFIX}wake:{worker}"
+
+
+def asks(worker: str) -> str:
+    """list: what a worker is to hear of preemption, see lua/_victim.lua."""
+    return f"{PREFIX}asks:{worker}"
+
+
+def preempted(tag: str) -> str:
+    """string: how often the message of that delivery tag was preempted."""
+    return f"{PREFIX}preempted:{tag}"
 
 
 def ranking(needs: str, mode: str) -> str:
