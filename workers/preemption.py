@@ -66,37 +66,40 @@ class Preemption:
         while not self._stopping.is_set():
             BEGUN.wait()
             BEGUN.clear()
-            while not self._stopping.is_set() and self._jobs():
-                try:
-                    self._listen()
-                except BrokerUnavailable as exc:
-                    logger.debug("not listening: %s", exc, extra={"action": "preempt"})
-                    self._ear.forget()
-                    self._stopping.wait(AWAY_S)
-                except Exception:
-                    logger.exception("not listening", extra={"action": "preempt"})
-                    self._stopping.wait(AWAY_S)
+            # A request that has just been made is not among those that Celery knows yet, either.
+            if self._stopping.wait(self._after_s + SLACK_S):
+                return
+            try:
+                self._listen()
+            except BrokerUnavailable as exc:
+                self._try_again(AWAY_S)
+                logger.debug("not listening: %s", exc, extra={"action": "preempt"})
+            except Exception:
+                self._try_again(AWAY_S)
+                logger.exception("not listening", extra={"action": "preempt"})
+
+    def _try_again(self, pause_s: float) -> None:
+        self._ear.forget()
+        self._stopping.wait(pause_s)
+        BEGUN.set()
 
     def _listen(self) -> None:
         """Until what runs now has ended, or is joined by another job."""
-        if self._stopping.wait(self._after_s + SLACK_S):
-            return
-        # Not cleared before: a job that begins now is waited for in the next round.
-        BEGUN.clear()
-        fresh, wait_s = True, LOOK_EVERY_S
+        fresh = True
         for tag, request in self._jobs().items():
             if request.preemptible == NEVER:  # its message may not say so
                 self._ear.spare(tag, request.queue)
         while not self._stopping.is_set() and not BEGUN.is_set() and (jobs := self._jobs()):
             told = self._ear.look(fresh=fresh)
             self._heed(jobs, told)
-            fresh, wait_s = False, SETTLE_S if told.again else LOOK_EVERY_S
-            heard = self._ear.wait(wait_s)
+            heard = self._ear.wait(SETTLE_S if told.again else LOOK_EVERY_S)
             if heard is not None:
                 tag, queue = heard
                 if tag in jobs:
                     self._ask(jobs[tag], queue)
                 fresh = not tag
+            else:
+                fresh = False
 
     def _jobs(self) -> dict[str, MeshRequest]:
         """What runs here and may be preempted, by delivery tag."""
