@@ -13,13 +13,13 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
-from gpu_mesh.domain.preemption import VICTIMS, WHEN_ASKED, Preemptible
+from gpu_mesh.domain.preemption import PREEMPTED, VICTIMS, WHEN_ASKED, Preemptible
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.streaming import end_of_killed
 from gpu_mesh.settings import settings
 from gpu_mesh.store import journal
 from gpu_mesh.store.claims import CLAIM_HEADER
-from gpu_mesh.tasks.checkpointing import PREEMPTED, HandBack, reason_for
+from gpu_mesh.tasks.checkpointing import HandBack, reason_for
 from gpu_mesh.tasks.options import HEADER, header_of
 
 __all__ = ["BEGUN", "MeshRequest"]

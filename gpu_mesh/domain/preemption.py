@@ -18,6 +18,7 @@ __all__ = [
     "INTERACTIVE",
     "NEVER",
     "PATIENCE_S",
+    "PREEMPTED",
     "VICTIMS",
     "WHEN_ASKED",
     "Ask",
@@ -36,6 +37,10 @@ WHEN_ASKED: Preemptible = True
 BY_RESTART: Preemptible = "restart"
 NEVER: Preemptible = False
 
+#: State of a task that made room for more urgent work and goes on by itself, in the result backend and in
+#: `gpu-mesh tasks`. Not RETRY, which is for what failed. Flower shows RETRY all the same: of Celery's events that is the
+#: only one after which a later start still counts.
+PREEMPTED = "PREEMPTED"
 #: Queues whose waiting jobs others yield to, most important first.
 INTERACTIVE: tuple[str, ...] = tuple(queue.name for queue in QUEUES if queue.tier is Tier.INTERACTIVE)
 #: Queues whose running jobs yield, lowest first.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "AGAIN",
     "DEAD",
     "DELAYED",
     "FINISHED",
@@ -50,6 +51,8 @@ WINDOWS = f"{PREFIX}windows"
 DEAD = f"{PREFIX}dead"
 #: zset: id of a task that was taken back → until when that is remembered, s by Redis's clock.
 REVOKED = f"{PREFIX}revoked"
+#: hash: delivery tag of a message that was given back → since when it waits, and how often it was handed out.
+AGAIN = f"{PREFIX}again"
 #: hash: <queue>|<worker> → how many jobs were preempted.
 PREEMPTIONS = f"{PREFIX}preemptions"
 #: hash: what was counted: `swaps_saved`.

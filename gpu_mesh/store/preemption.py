@@ -11,7 +11,7 @@ from gpu_mesh.store import keys
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["SETTLE_S", "Asked", "Unjudged", "counts", "hear", "seek", "spare", "times"]
+__all__ = ["SETTLE_S", "Asked", "Unjudged", "counts", "hear", "seek", "spare", "times", "waiting"]
 
 #: Age from which a waiting message counts for a look, s: a younger one may be on its way to a worker that was woken.
 SETTLE_S = 0.05
@@ -78,6 +78,11 @@ def times(client: redis.Redis, tags: Sequence[str]) -> dict[str, int]:
         return {}
     told = client.mget([keys.preempted(tag) for tag in tags])
     return {tag: int(count) for tag, count in zip(tags, told, strict=True) if count is not None}
+
+
+def waiting(client: redis.Redis) -> dict[str, int]:
+    """How often each message that was given back, and waits, was preempted; without those that never were."""
+    return times(client, sorted(map(text, client.hkeys(keys.AGAIN))))
 
 
 def _numbers(needs: Iterable[str]) -> str:

@@ -18,21 +18,16 @@ from celery import Task, states
 from celery.exceptions import Ignore, Reject
 from celery.signals import task_postrun
 
+from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services import checkpoints
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.checkpoints import Saved
 from gpu_mesh.store.claims import CLAIM_HEADER
 
-__all__ = ["PREEMPTED", "CheckpointedTask", "HandBack", "Preempted", "drop_checkpoint", "reason_for"]
+__all__ = ["CheckpointedTask", "HandBack", "Preempted", "drop_checkpoint", "reason_for"]
 
 logger = logging.getLogger(__name__)
-
-#: Celery state of a task that has yielded to more urgent work and goes on by itself; its info is `{"reason": …}`. Not
-#: RETRY, which is for what failed. In Flower it is RETRY all the same: of Celery's events that is the only one that a
-#: later start does not come too late for.
-PREEMPTED = "PREEMPTED"
-
 
 def reason_for(queue: str) -> str:
     """Why a run is asked to yield to work of that queue."""

@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import pytest
 import redis
-from claiming import MAX_DELIVERIES, TTL_S, Device, claimed_at, envelope, new_tag, publish, send
+from claiming import Device, claimed_at, envelope, new_tag, publish, send
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from gpu_mesh.domain.preemption import INTERACTIVE, PATIENCE_S, VICTIMS, Ask, Demand, Rules, Running, victims
-from gpu_mesh.domain.queues import GPU_QUEUES, Band
+from gpu_mesh.domain.queues import Band
 from gpu_mesh.store import claims, gates, keys, leases, preemption, ranking
-from gpu_mesh.store.scripts import script
 
 WORKERS = {"gpu0@a": 8.0, "gpu1@a": 24.0, "gpu0@b": 24.0, "gpu1@b": 24.0}
 NEEDS = ({}, {"memory_gb": 16})
@@ -153,7 +152,7 @@ class Yielding(RuleBasedStateMachine):
         device.yielding = rules
         claimed = device.claim()
         if isinstance(claimed, claims.Claimed):
-            queue, needs, never = self.held[claimed.tag] = self.waiting.pop(claimed.tag)
+            queue, _needs, never = self.held[claimed.tag] = self.waiting.pop(claimed.tag)
             if queue in VICTIMS:
                 began = claimed_at(self.client, device.worker, claimed.tag)
                 self.jobs[claimed.tag] = Running(

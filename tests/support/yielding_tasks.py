@@ -8,7 +8,7 @@ from pathlib import Path
 from celery import shared_task
 from ledger_tasks import _append
 
-__all__ = ["count", "deaf", "quick"]
+__all__ = ["count", "deaf", "never", "quick"]
 
 #: Longest run, s: a test that forgets it must not keep a worker.
 HOLD_S = 60.0
@@ -36,6 +36,12 @@ def _steps(self, ledger, gate, every_s):
 @shared_task(bind=True, name="yielding.count", gpu_count=0)
 def count(self, ledger, gate, every_s=0.01):
     """Write a number and save it, every so often, while the file `gate` is there; the last one."""
+    return _steps(self, ledger, gate, every_s)
+
+
+@shared_task(bind=True, name="yielding.never", gpu_count=0, preemptible=False)
+def never(self, ledger, gate, every_s=0.01):
+    """As `count`, but not to be preempted."""
     return _steps(self, ledger, gate, every_s)
 
 
