@@ -38,7 +38,7 @@ BY_RESTART: Preemptible = "restart"
 NEVER: Preemptible = False
 
 #: State of a task that made room for more urgent work and goes on by itself, in the result backend and in
-#: `gpu-mesh tasks`. Not RETRY, which is for what failed. Flower shows RETRY all the same: of Celery's events that is the
+#: `gpu-mesh tasks`. Not RETRY, which is for what failed. Flower shows RETRY all the same: of Celery's events it is the
 #: only one after which a later start still counts.
 PREEMPTED = "PREEMPTED"
 #: Queues whose waiting jobs others yield to, most important first.

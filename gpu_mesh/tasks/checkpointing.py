@@ -29,6 +29,7 @@ __all__ = ["CheckpointedTask", "HandBack", "Preempted", "drop_checkpoint", "reas
 
 logger = logging.getLogger(__name__)
 
+
 def reason_for(queue: str) -> str:
     """Why a run is asked to yield to work of that queue."""
     return f"{queue} work waits"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gpu_mesh.domain.preemption import check_preemptible
+from gpu_mesh.domain.preemption import BY_RESTART, check_preemptible
 from gpu_mesh.domain.queues import (
     CONTROL_QUEUE,
     DEFAULT_PRIORITY,
@@ -119,7 +119,8 @@ def _header(task_name: str, declared: Mapping[str, Any], previous: object, call:
 
 def _said(header: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a header holds, but for its needs."""
-    also = {"preemptible": header["preemptible"]} if "preemptible" in header else {}
+    # A stranger may have written anything there.
+    also = {"preemptible": said} if (said := header.get("preemptible")) in (True, False, BY_RESTART) else {}
     return {"queue": header["class"], "priority": header["priority"], **also}
 
 
