@@ -63,9 +63,9 @@ if count > 0 then
   longest = call('ZRANGE', idle, 0, UNJUDGED - 1)
   for i = 1, #longest do wake(longest[i]) end
 end
--- None is idle: a job that runs yields.
-if find(REALTIME, ',' .. queue .. ',', 1, true) and
-  call('EXISTS', P .. 'running:' .. VICTIMS[1], P .. 'running:' .. VICTIMS[2]) > 0 then
+-- None is idle: a job that runs yields, unless all were asked.
+if find(REALTIME, ',' .. queue .. ',', 1, true) and call('ZCARD', P .. 'running:' .. VICTIMS[1]) +
+  call('ZCARD', P .. 'running:' .. VICTIMS[2]) > call('HLEN', P .. 'asked') then
   local now, me, waiting, victim = clock(), '', 0, nil
   if call('EXISTS', ranked) == 1 then
     for band, step in pairs(LISTS) do
