@@ -55,12 +55,12 @@ class Preemption:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; a wait of its own ends within a second."""
+        """End the thread."""
         self._stopping.set()
         BEGUN.set()
+        self._ear.close()  # its wait ends with it
         if self._thread.is_alive():
             self._thread.join()
-        self._ear.close()
 
     def _run(self) -> None:
         while not self._stopping.is_set():

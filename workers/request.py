@@ -85,9 +85,10 @@ class MeshRequest(Request):
             self.interrupt(pool, reason_for(queue))
 
     def excuse(self) -> None:
-        """It need not yield any more."""
-        self.preempted_for = None
-        BOARD.clear(self.message.delivery_tag)
+        """It need not yield any more, unless it was killed for it."""
+        if self._interrupted is None:
+            self.preempted_for = None
+            BOARD.clear(self.message.delivery_tag)
 
     def ask_to_yield(self, reason: str) -> bool:
         """Ask the run to end at its next checkpoint. False when too many are asked already."""
@@ -126,7 +127,7 @@ class MeshRequest(Request):
             self.acknowledge()
             return None
         if isinstance(exc, HandBack):
-            return self._hand_back(exc.reason, counts=exc.counts)
+            return self._hand_back(exc.reason, counts=exc.counts and self.preempted_for is None)
         if self._interrupted is not None and not return_ok:
             if self.preempted_for is None or not self._is_done_or_told():
                 return self._hand_back(self._interrupted, counts=False)
