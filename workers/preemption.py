@@ -95,8 +95,9 @@ class Preemption:
             heard = self._ear.wait(SETTLE_S if told.again else LOOK_EVERY_S)
             if heard is not None:
                 tag, queue = heard
-                if tag in jobs:
-                    self._ask(jobs[tag], queue)
+                # Anew: a task that has come back since runs under the same tag.
+                if (request := self._jobs().get(tag)) is not None:
+                    self._ask(request, queue)
                 fresh = not tag
             else:
                 fresh = False
