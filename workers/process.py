@@ -72,8 +72,8 @@ class Process:
     def start(cls, spec: ProcessSpec, lifeline: Lifeline, feed: LineFeed, on_death: Callable[[], None]) -> Process:
         """Start it. It is killed when the calling thread ends.
 
-        `on_death` is called, in another thread, when it died, and when its output ended. Raises OSError, ValueError or
-        SubprocessError where it cannot be started.
+        `on_death` is called, in another thread, when it died and its output ended, or when it has died and a stranger
+        keeps its output open. Raises OSError, ValueError or SubprocessError where it cannot be started.
         """
         popen = subprocess.Popen(
             list(spec.argv),
@@ -90,15 +90,14 @@ class Process:
         stream = cast(RawIOBase, popen.stdout)
         reader = threading.Thread(
             target=_attend,
-            args=(spec.name, stream, feed, on_death),
+            args=(spec.name, popen.pid, stream, feed, on_death),
             name=f"output of {spec.name}",
             daemon=True,
         )
         reader.start()
         if TELLS_OF_DEATH:
-            # Not the reader: a stranger may keep the output open.
             threading.Thread(
-                target=_await_death, args=(popen.pid, on_death), name=f"death of {spec.name}", daemon=True
+                target=_await_death, args=(popen.pid, reader, on_death), name=f"death of {spec.name}", daemon=True
             ).start()
         return cls(popen, lifeline, reader)
 
@@ -143,17 +142,22 @@ class Process:
         return not any(_runs_in(self.pid, pid) for pid in psutil.pids())
 
 
-def _attend(name: str, stream: RawIOBase, feed: LineFeed, on_end: Callable[[], None]) -> None:
+def _attend(name: str, pid: int, stream: RawIOBase, feed: LineFeed, on_death: Callable[[], None]) -> None:
     with stream:
         for line in split_lines(stream):
             feed.put(name, line)
-    on_end()
-
-
-def _await_death(pid: int, on_death: Callable[[], None]) -> None:
-    with suppress(ChildProcessError):  # reaped already
+    # The kernel closes a dying process's files before it tells of the death.
+    with suppress(AttributeError, ChildProcessError):
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     on_death()
+
+
+def _await_death(pid: int, reader: threading.Thread, on_death: Callable[[], None]) -> None:
+    with suppress(ChildProcessError):  # reaped already
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    reader.join(LAST_WORDS_S)
+    if reader.is_alive():
+        on_death()
 
 
 def _runs_in(group: int, pid: int) -> bool:

@@ -13,14 +13,16 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
+from gpu_mesh.domain.preemption import PREEMPTED, VICTIMS, WHEN_ASKED, Preemptible
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.streaming import end_of_killed
 from gpu_mesh.settings import settings
 from gpu_mesh.store import journal
 from gpu_mesh.store.claims import CLAIM_HEADER
-from gpu_mesh.tasks.checkpointing import HandBack
+from gpu_mesh.tasks.checkpointing import HandBack, reason_for
+from gpu_mesh.tasks.options import HEADER, header_of
 
-__all__ = ["MeshRequest"]
+__all__ = ["BEGUN", "MeshRequest"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 OWN_TASKS = "mesh."
 #: How long a cancelled run may take to end beyond the grace of its script, s; then its process is killed.
 END_S = 2.0
+#: A job has come in that may be preempted (workers/preemption).
+BEGUN = threading.Event()
 
 
 class MeshRequest(Request):
@@ -41,6 +45,8 @@ class MeshRequest(Request):
     #: Kills its child, which was told to end and still is there; its device is not free before.
     _ending: threading.Timer | None = None
     _announcing = False
+    #: The queue whose work it is to yield to.
+    preempted_for: str | None = None
     acknowledged: bool
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
@@ -49,6 +55,40 @@ class MeshRequest(Request):
         if isinstance(claim, dict):
             # With it the child knows whether the lease covers the claim (services/fencing), and who handles a HandBack.
             claim["asked_at"] = getattr(message.channel, "_brpop_sent_at", None)
+            if self.queue in VICTIMS:
+                BEGUN.set()
+
+    @property
+    def queue(self) -> str:
+        """Where its message came from."""
+        return str((self.delivery_info or {}).get("routing_key") or "")
+
+    @property
+    def preemptible(self) -> Preemptible:
+        """What its caller said of it, else its task."""
+        mesh = header_of({HEADER: self._request_dict.get(HEADER)}) or {}
+        declared = getattr(self.task, "declared", {}).get("preemptible", WHEN_ASKED)
+        found: Preemptible = mesh.get("preemptible", declared)
+        return found
+
+    @property
+    def may_be_preempted(self) -> bool:
+        """Whether it is claimed, of the background tier and not over."""
+        return self.queue in VICTIMS and CLAIM_HEADER in self._request_dict and not self.acknowledged
+
+    def preempt(self, pool: Any, queue: str, *, kill: bool) -> None:
+        """Have it yield to work of `queue`: at its next checkpoint, or with `kill` at once."""
+        self.preempted_for = queue
+        if not kill:
+            self.ask_to_yield(reason_for(queue))
+        elif not self.acknowledged:
+            self.interrupt(pool, reason_for(queue))
+
+    def excuse(self) -> None:
+        """It need not yield any more, unless it was killed for it."""
+        if self._interrupted is None:
+            self.preempted_for = None
+            BOARD.clear(self.message.delivery_tag)
 
     def ask_to_yield(self, reason: str) -> bool:
         """Ask the run to end at its next checkpoint. False when too many are asked already."""
@@ -87,14 +127,28 @@ class MeshRequest(Request):
             self.acknowledge()
             return None
         if isinstance(exc, HandBack):
-            return self._hand_back(exc.reason, counts=exc.counts)
+            return self._hand_back(exc.reason, counts=exc.counts and self.preempted_for is None)
         if self._interrupted is not None and not return_ok:
-            return self._hand_back(self._interrupted, counts=False)
+            if self.preempted_for is None or not self._is_done_or_told():
+                return self._hand_back(self._interrupted, counts=False)
+            return super().on_failure(exc_info, send_failed_event, return_ok)
         self._ended = None if isinstance(exc, (Ignore, Reject, Retry)) else states.FAILURE
         if isinstance(exc, MemoryError):
             # Celery ends the worker for it: but it was the job that asked for too much.
             exc_info.exception = RuntimeError(f"{type(exc).__name__}: {exc}")
         return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _is_done_or_told(self) -> bool:
+        """Whether a run that was killed to make room had succeeded just before: what is done is not done again.
+
+        If not, its state is told: the child, which would have done so, is dead.
+        """
+        if self.ignore_result:
+            return False
+        if self._success_was_stored():
+            return True
+        self.task.backend.store_result(self.id, {"reason": self._interrupted}, PREEMPTED, request=self._context)
+        return False
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """As Celery's."""
@@ -128,8 +182,8 @@ class MeshRequest(Request):
 
     def _entry(self, state: str) -> dict[str, Any]:
         now = time.time()
-        queue = (self.delivery_info or {}).get("routing_key") or ""
-        found = journal.entry(self._request_dict, queue=queue, worker=self.hostname, started_at=self.time_start or now)
+        began = self.time_start or now
+        found = journal.entry(self._request_dict, queue=self.queue, worker=self.hostname, started_at=began)
         return {**found, "state": state, "ran_s": max(0.0, now - self.time_start) if self.time_start else None}
 
     def reject(self, requeue: bool = False) -> None:
@@ -147,6 +201,6 @@ class MeshRequest(Request):
         if self.acknowledged:
             return
         self.acknowledged = True
-        channel.qos.hand_back(tag, counts=counts)
+        channel.qos.hand_back(tag, counts=counts, preempted=self.preempted_for is not None)
         logger.info("%s handed back: %s", self.id, reason, extra={"action": "hand_back"})
         self.send_event("task-retried", exception=f"Preempted({reason!r})", traceback="")

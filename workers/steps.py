@@ -16,12 +16,14 @@ from gpu_mesh.services import engine_health
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.claimer import Claimer
 from gpu_mesh.services.placement import own_device
+from gpu_mesh.services.preemption import Ear
 from gpu_mesh.settings import settings
 from gpu_mesh.transport import claim_with
 from workers.consumers import Consumers, GateWatch
 from workers.engine_watch import EngineWatch
 from workers.lease import Lease
 from workers.orphans import Orphans
+from workers.preemption import Preemption
 from workers.pulse import Pulse
 from workers.request import MeshRequest
 from workers.stopping import STOP_REASON, StopLimit, interrupt_all
@@ -45,6 +47,7 @@ class Leasing(bootsteps.StartStopStep):
         self._lease: Lease | None = None
         self._limit: StopLimit | None = None
         self._watch: EngineWatch | None = None
+        self._preemption: Preemption | None = None
 
     def start(self, worker: Any) -> None:
         """Begin the lease."""
@@ -61,6 +64,9 @@ class Leasing(bootsteps.StartStopStep):
         self._limit = StopLimit(current.stop_timeout_s, partial(interrupt_all, worker, STOP_REASON))
         self._limit.start()
         worker_shutting_down.connect(self._on_signal)
+        ear = Ear(current, worker.hostname, own_device())
+        self._preemption = Preemption(worker, ear, current.preempt_after_s)
+        self._preemption.start()
         self._lease = Lease(
             current,
             worker.hostname,
@@ -89,6 +95,8 @@ class Leasing(bootsteps.StartStopStep):
         self._limit.end()
         if self._watch is not None:
             self._watch.stop()
+        if self._preemption is not None:
+            self._preemption.stop()
         worker.orphans.look(())
         worker.claimer.flush()
         for tag in worker.claimer.held:

@@ -75,6 +75,7 @@ def status(as_json: bool) -> None:
     console.print(f"nodes     {len(online)} online, {len(seen.nodes) - len(online)} offline")
     console.print(f"devices   {len(devices)}, {busy} busy, {sum(d.memory_gb for d in devices):g} GB in all")
     console.print(f"tasks     {waiting} waiting, {len(seen.running)} running")
+    console.print(f"preempted {seen.stats['preempted']} times")
     console.print(f"models    {seen.stats['swaps_saved']} swaps saved")
 
 

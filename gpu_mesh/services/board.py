@@ -108,6 +108,12 @@ class Board:
                 return text.rstrip(b"\0").decode(errors="ignore")
         return None
 
+    def names(self, tag: str) -> bool:
+        """Whether the run of the claim `tag` is asked for itself, not as every run is."""
+        key = _key(tag)
+        slots = range(1, self._words[_USED])
+        return self._is_ours() and any(self._words[_SLOTS + slot * SLOT_WORDS] == key for slot in slots)
+
     def _write(self, slot: int, key: int, reason: str) -> None:
         at = _SLOTS + slot * SLOT_WORDS
         # The reason before the key, by which a child finds it.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from gpu_mesh.domain import preemption
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.device import Device
 from gpu_mesh.errors import BrokerUnavailable
@@ -66,6 +67,7 @@ class Claimer:
         self._rules = Rules(
             horizon_s=settings.aging_horizon_s, affinity_s=settings.affinity_s, gather_s=settings.gather_s
         )
+        self._yielding = preemption.Rules(after_s=settings.preempt_after_s, limit=settings.preempt_limit)
         self._clock = clock
         self._asked_at = -math.inf
         self._lock = threading.Lock()
@@ -129,7 +131,7 @@ class Claimer:
         looks = self._look is not None or self._clock() - self._asked_at > LOOK_EVERY_S
         self._asked_at = self._clock()
         sha = self._look_sha if looks else self._claim_sha
-        return ["EVALSHA", sha, "0", *claims.claim_arguments(claimant, self._rules)]
+        return ["EVALSHA", sha, "0", *claims.claim_arguments(claimant, self._rules, self._yielding)]
 
     def read(self, reply: Any) -> claims.Claimed | None:
         """What the answer to `command` means: a claim that is ours now, or None."""
@@ -192,9 +194,10 @@ class Claimer:
         with self._lock:
             self._ended[tag] = json.dumps(entry)
 
-    def hand_back(self, tag: str, *, counts: bool) -> None:
-        """Give a claim back to the front of its queue; `counts`: as a delivery."""
-        self._let_go(tag, partial(claims.hand_back, counts=counts, max_deliveries=self._settings.max_deliveries))
+    def hand_back(self, tag: str, *, counts: bool, preempted: bool = False) -> None:
+        """Give a claim back to the front of its queue; `counts`: as a delivery, `preempted`: as a preemption."""
+        most = self._settings.max_deliveries
+        self._let_go(tag, partial(claims.hand_back, counts=counts, max_deliveries=most, preempted=preempted))
 
     def bury(self, tag: str, why: str) -> None:
         """Move a claim to the dead letters."""

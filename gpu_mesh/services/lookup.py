@@ -14,13 +14,14 @@ from celery import states
 
 from gpu_mesh.domain import claim
 from gpu_mesh.domain.device import Device
+from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
 from gpu_mesh.domain.requirements import Requirements
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import gates, placement
 from gpu_mesh.services.revoking import CANCELLED, mark_revoked
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import journal, nodes, queues, revoked, server
+from gpu_mesh.store import journal, nodes, preemption, queues, revoked, server
 from gpu_mesh.store.client import check_broker, connect, mapped_errors
 
 __all__ = [
@@ -166,6 +167,17 @@ class _Explainer:
         self._fleet: list[Device] | None = None
         self._known: dict[str, str | None] = {}
         self._closed: dict[str, str | None] | None = None
+        self._preempted: dict[str, int] | None = None
+
+    def was_preempted(self, message: queues.Waiting) -> bool:
+        """Whether the message made room for more urgent work before."""
+        if self._preempted is None:
+            with mapped_errors(self._settings), connect(self._settings) as client:
+                self._preempted = preemption.waiting(client)
+        if not self._preempted or not message.headers:
+            return False
+        properties = json.loads(message.raw).get("properties")
+        return isinstance(properties, dict) and str(properties.get("delivery_tag")) in self._preempted
 
     def closed(self, queue: str) -> str | None:
         """By what the queue is closed, or None where it is open to a device online."""
@@ -203,7 +215,7 @@ def _waiting_view(message: queues.Waiting, now: float, explain: _Explainer) -> T
         name=str(message.headers.get("task", "?")),
         queue=message.queue,
         priority=mesh.get("priority"),
-        state=UNSCHEDULABLE if why else WAITING,
+        state=UNSCHEDULABLE if why else PREEMPTED if explain.was_preempted(message) else WAITING,
         position=message.position,
         sent_at=message.sent_at,
         waited_s=None if message.sent_at is None else max(0.0, now - message.sent_at),

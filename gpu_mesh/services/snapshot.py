@@ -11,7 +11,7 @@ from gpu_mesh.domain.queues import QUEUES
 from gpu_mesh.services import gates
 from gpu_mesh.services.lookup import known_queues, running_entries
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import nodes, queues, stats
+from gpu_mesh.store import nodes, preemption, queues, stats
 from gpu_mesh.store.client import connect, mapped_errors
 
 __all__ = ["DeviceView", "NodeView", "QueueView", "Snapshot", "read"]
@@ -72,7 +72,8 @@ class Snapshot:
     queues: list[QueueView]
     #: Journal entries, see store/journal.
     running: list[dict[str, Any]]
-    #: What was counted since the mesh began: `swaps_saved`, model swaps that affinity avoided (SPEC P7).
+    #: What was counted since the mesh began: `swaps_saved`, model swaps that affinity avoided (SPEC P7); `preempted`,
+    #: jobs that made room for more urgent ones (R3).
     stats: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def read(settings: Settings) -> Snapshot:
         entries = nodes.all_nodes(client)
         names = known_queues(settings)
         waiting = queues.depths(client, names)
-        counted = stats.read(client)
+        counted = {**stats.read(client), "preempted": sum(preemption.counts(client).values())}
         closures = gates.read_closures(client, settings)
     running = running_entries(settings)
     by_worker = {str(entry["worker"]): str(entry["id"]) for entry in running}

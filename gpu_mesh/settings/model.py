@@ -227,6 +227,20 @@ class Settings(BaseSettings):
         "`gpu`, `node` or `mesh`",
         default=PauseScope.NODE,
     )
+    preempt_after_s: float = _setting(
+        "How long a task of `internal` or `ai-batch` runs at least before it is asked to yield to a realtime one",
+        unit="s",
+        default=0.1,
+        ge=0,
+        le=86_400,
+    )
+    preempt_limit: int = _setting(
+        "How often one task may be preempted; then it runs to its end. 0: never",
+        unit="times",
+        default=50,
+        ge=0,
+        le=1_000_000,
+    )
     max_deliveries: int = _setting(
         "How often a message that kills its worker is handed out before it goes to the dead letters",
         unit="deliveries",

@@ -8,9 +8,11 @@ from typing import Any
 
 import redis
 
+from gpu_mesh.domain import preemption
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.holds import PauseScope, scope_of
 from gpu_mesh.store import keys
+from gpu_mesh.store.preemption import REMEMBERED_S
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script, sha, source
 
@@ -136,7 +138,11 @@ def shas() -> tuple[str, str]:
     return sha("claim"), sha("look")
 
 
-def claim_arguments(claimant: Claimant, rules: Rules) -> list[str]:
+#: Where nobody says otherwise.
+_YIELDING = preemption.Rules()
+
+
+def claim_arguments(claimant: Claimant, rules: Rules, yielding: preemption.Rules = _YIELDING) -> list[str]:
     """ARGV of claim.lua and look.lua."""
     return [
         claimant.worker,
@@ -155,6 +161,8 @@ def claim_arguments(claimant: Claimant, rules: Rules) -> list[str]:
         str(INDEXED_AT_ONCE),
         f",{','.join(claimant.queues)},",
         scope_of(claimant.worker, claimant.pause_scope),
+        _micros(yielding.after_s),
+        str(yielding.limit),
     ]
 
 
@@ -218,12 +226,15 @@ def ack(client: redis.Redis, worker: str, tag: str, *, journal: str = "") -> boo
     return bool(script(client, "ack")(args=[worker, tag, journal, JOURNAL_KEPT]))
 
 
-def hand_back(client: redis.Redis, worker: str, tag: str, *, counts: bool, max_deliveries: int) -> bool:
-    """Give a claim back to the front of its list; `counts`: as a delivery. False when it was not this worker's.
+def hand_back(
+    client: redis.Redis, worker: str, tag: str, *, counts: bool, max_deliveries: int, preempted: bool = False
+) -> bool:
+    """Give a claim back to the front of its list; `counts`: as a delivery, `preempted`: as a preemption.
 
-    What was delivered `max_deliveries` times goes to the dead letters instead.
+    False when it was not this worker's. What was delivered `max_deliveries` times goes to the dead letters instead.
     """
-    ours, *rest = script(client, "requeue")(args=[worker, tag, 0 if counts else 1, max_deliveries])
+    args = [worker, tag, 0 if counts else 1, max_deliveries, int(preempted), REMEMBERED_S]
+    ours, *rest = script(client, "requeue")(args=args)
     if ours and text(rest[1]) == "requeued":
         wake(client, [keys.queue_of(text(rest[0]))])
     return bool(ours)

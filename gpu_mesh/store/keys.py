@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "AGAIN",
     "DEAD",
     "DELAYED",
     "FINISHED",
@@ -16,6 +17,7 @@ __all__ = [
     "LOOKER",
     "NODES",
     "OUTAGE",
+    "PREEMPTIONS",
     "PREFIX",
     "PURGED",
     "REFUSED",
@@ -24,8 +26,10 @@ __all__ = [
     "STATS",
     "WATCH",
     "WINDOWS",
+    "asks",
     "checkpoint",
     "claims",
+    "preempted",
     "progress",
     "queue_of",
     "ranking",
@@ -57,6 +61,10 @@ WINDOWS = f"{PREFIX}windows"
 DEAD = f"{PREFIX}dead"
 #: zset: id of a task that was taken back → until when that is remembered, s by Redis's clock.
 REVOKED = f"{PREFIX}revoked"
+#: hash: delivery tag of a message that was given back → since when it waits, and how often it was handed out.
+AGAIN = f"{PREFIX}again"
+#: hash: <queue>|<worker> → how many jobs were preempted.
+PREEMPTIONS = f"{PREFIX}preemptions"
 #: hash: what was counted: `swaps_saved`.
 STATS = f"{PREFIX}stats"
 #: list: messages of a purge that are in no queue any more and not marked as revoked yet.
@@ -95,6 +103,16 @@ def realtime(scope: str) -> str:
 def wake(worker: str) -> str:
     """list: what an idle worker waits on."""
     return f"{PREFIX}wake:{worker}"
+
+
+def asks(worker: str) -> str:
+    """list: what a worker is to hear of preemption, see lua/_victim.lua."""
+    return f"{PREFIX}asks:{worker}"
+
+
+def preempted(tag: str) -> str:
+    """string: how often the message of that delivery tag was preempted."""
+    return f"{PREFIX}preempted:{tag}"
 
 
 def ranking(needs: str, mode: str) -> str:

@@ -2,8 +2,10 @@
 
 A line `--@include NAME` stands for the text of `lua/NAME.lua`; names with a leading `_` are parts, no scripts. A line
 `--@rules` stands for the figures of domain/claim.py as tables, by queue ("" for CPU queues): WEIGHT, AGING
-(ceiling − weight), TOP (ceiling); by band: BONUS. A line `--@realtime` stands for what domain/holds.py names: REALTIME,
-the queues of realtime jobs with commas, and HELD, the one that waits for them.
+(ceiling − weight), TOP (ceiling); by band: BONUS. A line `--@realtime` stands for what domain/holds.py and
+domain/preemption.py name: REALTIME, the queues of realtime jobs with commas, HELD, the one that waits for them, and
+YIELDING, those whose jobs may be preempted, with commas. A line `--@preemption` stands for VICTIMS, these lowest first,
+INTERACTIVE, those they yield to, the most important first, and PATIENCE, µs.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from redis.exceptions import NoScriptError
 
 from gpu_mesh.domain.claim import BAND_BONUS, ceiling, weight
 from gpu_mesh.domain.holds import HELD_QUEUE, REALTIME_QUEUES
+from gpu_mesh.domain.preemption import INTERACTIVE, PATIENCE_S, VICTIMS
 from gpu_mesh.domain.queues import GPU_QUEUES
 
 __all__ = ["script", "sha", "source"]
@@ -33,7 +36,8 @@ _INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
 def source(name: str) -> str:
     """Text of `lua/{name}.lua`, its parts put in."""
     text = (files("gpu_mesh.store") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-    text = text.replace("--@rules\n", _rules()).replace("--@realtime\n", _realtime())
+    for line, put in (("rules", _rules), ("realtime", _realtime), ("preemption", _preemption)):
+        text = text.replace(f"--@{line}\n", put())
     return _INCLUDE.sub(lambda found: source(found[1]), text)
 
 
@@ -52,7 +56,13 @@ def _rules() -> str:
 
 
 def _realtime() -> str:
-    return f"local REALTIME, HELD = ',{','.join(sorted(REALTIME_QUEUES))},', {HELD_QUEUE!r}\n"
+    realtime, yielding = ",".join(sorted(REALTIME_QUEUES)), ",".join(sorted(VICTIMS))
+    return f"local REALTIME, HELD, YIELDING = ',{realtime},', {HELD_QUEUE!r}, ',{yielding},'\n"
+
+
+def _preemption() -> str:
+    lists = ", ".join(f"{{{', '.join(map(repr, names))}}}" for names in (VICTIMS, INTERACTIVE))
+    return f"local VICTIMS, INTERACTIVE, PATIENCE = {lists}, {PATIENCE_S * 1e6:.0f}\n"
 
 
 def script(client: redis.Redis, name: str) -> Callable[..., Any]:

@@ -168,7 +168,8 @@ class GpuTask(CheckpointedTask):
         mesh = self._header(self.request)
         if mesh is None:
             return {}
-        return {"queue": mesh["class"], "priority": mesh["priority"], "requirements": mesh["needs"]}
+        also = {"preemptible": mesh["preemptible"]} if "preemptible" in mesh else {}
+        return {"queue": mesh["class"], "priority": mesh["priority"], "requirements": mesh["needs"], **also}
 
     def report_progress(self, done: float, total: float, task_id: str | None = None) -> None:
         """Let whoever waits see how far this task (or `task_id`) is."""

@@ -18,15 +18,21 @@ from celery import Task, states
 from celery.exceptions import Ignore, Reject
 from celery.signals import task_postrun
 
+from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services import checkpoints
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.checkpoints import Saved
 from gpu_mesh.store.claims import CLAIM_HEADER
 
-__all__ = ["CheckpointedTask", "HandBack", "Preempted", "drop_checkpoint"]
+__all__ = ["CheckpointedTask", "HandBack", "Preempted", "drop_checkpoint", "reason_for"]
 
 logger = logging.getLogger(__name__)
+
+
+def reason_for(queue: str) -> str:
+    """Why a run is asked to yield to work of that queue."""
+    return f"{queue} work waits"
 
 
 class Preempted(BaseException):
@@ -104,9 +110,11 @@ class CheckpointedTask(Task):
         request = self.request
         logger.info("%s yields: %s", request.id, exc.reason, extra={"action": "yield"})
         ignored = self.ignore_result if request.ignore_result is None else request.ignore_result
-        if not ignored:
-            self.backend.mark_as_retry(request.id, exc, request=request)
         claim = _claim_of(request) or {}
+        if not ignored and BOARD.names(claim.get("tag", "")):
+            self.backend.store_result(request.id, {"reason": exc.reason}, PREEMPTED, request=request)
+        elif not ignored:
+            self.backend.mark_as_retry(request.id, exc, request=request)
         # An application's own request class would ack an Ignore.
         return HandBack(exc.reason, exc.counts) if "asked_at" in claim else Reject(exc.reason, requeue=True)
 

@@ -8,6 +8,9 @@ all devices share; the parts' vectors come back in the order of the texts, under
 While parts run, the task's state is PROGRESS with `{"done": texts, "total": texts}`. Once the task is cancelled, parts
 that have not begun do nothing, and it ends as REVOKED, with the chord it may be in.
 
+A device that is needed for more urgent work gets it between two parts, and within one of many texts between two pieces:
+the pieces that are done are kept, and the part goes on from there, on any device.
+
 All parts are made by one model, which the splitting worker names. A part that comes to a device whose engine has not
 that model, or does not answer, goes back to the splitting worker's device, which has it.
 """
@@ -23,7 +26,14 @@ from celery.exceptions import Ignore
 from gpu_mesh.engines import vectors
 from gpu_mesh.engines.base import Ability, Kind, check_model, check_texts
 from gpu_mesh.engines.naming import canonical
-from gpu_mesh.errors import BrokerUnavailable, EngineError, EngineUnavailable, InvalidTask, ModelNotFound
+from gpu_mesh.errors import (
+    BrokerUnavailable,
+    CheckpointTooLarge,
+    EngineError,
+    EngineUnavailable,
+    InvalidTask,
+    ModelNotFound,
+)
 from gpu_mesh.services.revoking import CANCELLED
 from gpu_mesh.settings import settings
 from gpu_mesh.store import progress, revoked
@@ -34,6 +44,9 @@ from gpu_mesh.tasks.engine_use import EngineUse, engine_of
 __all__ = ["ENCODINGS", "embed_part", "embeddings", "join_parts"]
 
 logger = logging.getLogger(__name__)
+
+#: Texts that the engine is given at once: between two pieces a run may yield.
+PIECE = 64
 
 #: How vectors are written in the result: JSON numbers, or base64 of little-endian float32.
 ENCODINGS = ("float", "base64")
@@ -50,7 +63,7 @@ def embeddings(self: GpuTask, texts: list[str], model: str | None = None, encodi
     use = engine_of(self, Kind.EMBED, model)
     size = settings().embed_chunk
     if len(texts) <= size or self.request.is_eager:
-        return _embed(texts, use, encoding)
+        return _embed(self, texts, use, encoding)
     # Here, where the caller hears of it as it is: of a part's failure a chord tells the text alone.
     model = _present(use)
     home = self.device.worker if self.device else None
@@ -71,7 +84,7 @@ def embed_part(
     if _cancelled(whole):
         return None
     try:
-        embedded = _embed(texts, engine_of(self, Kind.EMBED, model), "base64")
+        embedded = _embed(self, texts, engine_of(self, Kind.EMBED, model), "base64")
     except (ModelNotFound, EngineUnavailable) as exc:
         if home is None or self.device is None or home == self.device.worker:
             raise
@@ -139,12 +152,42 @@ def _present(use: EngineUse) -> str:
     return check_model(names.get(canonical(use.model), use.model), list(names.values()), use.engine.name)
 
 
-def _embed(texts: list[str], use: EngineUse, encoding: str) -> dict[str, Any]:
-    found = use.engine.embed(texts, use.model)
+def _embed(task: GpuTask, texts: list[str], use: EngineUse, encoding: str) -> dict[str, Any]:
+    saved = _saved(task, texts, use)
+    made: list[str] = [saved["vectors"]] if saved else []
+    count = saved["count"] if saved else 0
+    while True:
+        found = use.engine.embed(texts[count : count + PIECE], use.model)
+        if saved and (saved["model"], saved["dimensions"]) != (found.model, found.dimensions):
+            # Where it was saved another model has the name.
+            saved, made, count = None, [], 0
+            continue
+        made.append(vectors.encode(found.vectors))
+        count += len(found.vectors)
+        if count >= len(texts):
+            break
+        if task.should_yield:
+            done = {"count": count, "vectors": vectors.join(made)}
+            _yield(task, {"asked": use.model, "model": found.model, "dimensions": found.dimensions, **done})
     use.note_footprint()
+    joined = vectors.join(made)
     return {
         "model": found.model,
         "dimensions": found.dimensions,
         "count": len(texts),
-        "vectors": vectors.encode(found.vectors) if encoding == "base64" else vectors.to_lists(found.vectors),
+        "vectors": joined if encoding == "base64" else vectors.to_lists(vectors.decode(joined, found.dimensions)),
     }
+
+
+def _saved(task: GpuTask, texts: list[str], use: EngineUse) -> dict[str, Any] | None:
+    """The pieces that an earlier run made with the same model; it yielded before the last one."""
+    saved = task.restored if len(texts) > PIECE else None
+    return saved if isinstance(saved, dict) and saved.get("asked") == use.model else None
+
+
+def _yield(task: GpuTask, done: dict[str, Any]) -> None:
+    try:
+        task.checkpoint(done)
+    except CheckpointTooLarge as exc:
+        # What was made would be lost: the rest of a part is soon done.
+        logger.info("%s goes on: %s", task.request.id, exc, extra={"action": "yield"})

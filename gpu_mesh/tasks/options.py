@@ -1,8 +1,8 @@
 """From what a caller writes (`business="revenue", priority=9, memory_gb=12`) to what travels (the `mesh` header).
 
-The header is `{"v": 1, "class": queue, "priority": 0-10, "needs": {…}, "sent_at": seconds}`; a message without
-one comes from a stock producer and counts as normal. Later wins, field by field: what the task declares, the
-header of the run a retry follows, what this call says.
+The header is `{"v": 1, "class": queue, "priority": 0-10, "needs": {…}, "sent_at": seconds}`, and `"preemptible"` where
+somebody says so; a message without one comes from a stock producer and counts as normal. Later wins, field by field:
+what the task declares, the header of the run a retry follows, what this call says.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gpu_mesh.domain.preemption import BY_RESTART, check_preemptible
 from gpu_mesh.domain.queues import (
     CONTROL_QUEUE,
     DEFAULT_PRIORITY,
@@ -40,7 +41,7 @@ __all__ = [
 HEADER = "mesh"
 HEADER_VERSION = 1
 #: Options of a task or call that the mesh reads.
-MESH_OPTIONS: frozenset[str] = REQUIREMENT_FIELDS | {"queue", "business", "priority", "requirements"}
+MESH_OPTIONS: frozenset[str] = REQUIREMENT_FIELDS | {"queue", "business", "priority", "preemptible", "requirements"}
 #: Celery's own tasks that need no device.
 _CONTROL_TASKS = frozenset({"celery.accumulate", "celery.backend_cleanup", "celery.chord_unlock"})
 #: How alike an unknown option and one of ours must be to be taken for a typing error, 0 to 1.
@@ -89,7 +90,7 @@ def prepare(task_name: str, declared: Mapping[str, Any], options: Mapping[str, A
 
 def _header(task_name: str, declared: Mapping[str, Any], previous: object, call: Mapping[str, Any]) -> dict[str, Any]:
     before = header_of({HEADER: previous})
-    layers = [declared, {"queue": before["class"], "priority": before["priority"]} if before else {}, call]
+    layers = [declared, _said(before) if before else {}, call]
     # The nearest layer that names a queue in either way decides; its two ways must agree.
     chosen: Mapping[str, Any] = next(
         (layer for layer in reversed(layers) if "queue" in layer or "business" in layer), {}
@@ -104,13 +105,23 @@ def _header(task_name: str, declared: Mapping[str, Any], previous: object, call:
     priority = next((layer["priority"] for layer in reversed(layers) if "priority" in layer), DEFAULT_PRIORITY)
     # A header leaves out what holds its default: it says all of what the run before needed, also of what it declared.
     needs = {**(before["needs"] if before else needs_of(declared)), **needs_of(call)}
+    # Left out where nobody says: then it yields when it is asked.
+    yields = next((layer["preemptible"] for layer in reversed(layers) if "preemptible" in layer), None)
     return {
         "v": HEADER_VERSION,
         "class": queue,
         "priority": check_priority(priority),
+        **({} if yields is None else {"preemptible": check_preemptible(yields)}),
         "needs": Requirements.of(needs).to_dict(),
         "sent_at": round(time.time(), 3),
     }
+
+
+def _said(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a header holds, but for its needs."""
+    # A stranger may have written anything there.
+    also = {"preemptible": said} if (said := header.get("preemptible")) in (True, False, BY_RESTART) else {}
+    return {"queue": header["class"], "priority": header["priority"], **also}
 
 
 def _name(queue: Any) -> Any:

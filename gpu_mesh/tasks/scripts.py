@@ -100,7 +100,7 @@ def _run(task: GpuTask, script: str, args: object, limit_s: float, fields: dict[
         line_bytes=int(largest_mb * _MB) + _FRAME_BYTES,
     )
     with Run(spec) as run:
-        conversation = _Conversation(task, script, run, resumes=is_training)
+        conversation = _Conversation(task, script, run, resumes=is_training or arguments["restored"] is not None)
         for line in run.lines():
             conversation.take(line)
     assert run.ended is not None

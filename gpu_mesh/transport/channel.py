@@ -50,7 +50,7 @@ class ClaimSource(Protocol):
     def pause(self) -> None: ...
     def delay(self, claimed: Claimed, due: float) -> bool: ...
     def ack(self, tag: str) -> None: ...
-    def hand_back(self, tag: str, *, counts: bool) -> None: ...
+    def hand_back(self, tag: str, *, counts: bool, preempted: bool = False) -> None: ...
     def bury(self, tag: str, why: str) -> None: ...
 
 
@@ -79,9 +79,9 @@ class ClaimQoS(virtual.QoS):
         self._claimer.bury(delivery_tag, "rejected by the worker: see its log")
         super().ack(delivery_tag)
 
-    def hand_back(self, delivery_tag: str, *, counts: bool) -> None:
-        """Give a claim back to the front of its queue; `counts`: as a delivery."""
-        self._claimer.hand_back(delivery_tag, counts=counts)
+    def hand_back(self, delivery_tag: str, *, counts: bool, preempted: bool = False) -> None:
+        """Give a claim back to the front of its queue; `counts`: as a delivery, `preempted`: as a preemption."""
+        self._claimer.hand_back(delivery_tag, counts=counts, preempted=preempted)
         super().ack(delivery_tag)
 
     def restore_unacked(self) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 
+from gpu_mesh.domain import preemption
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.holds import PauseScope
 from gpu_mesh.domain.queues import GPU_QUEUES, Band
@@ -40,10 +41,12 @@ def envelope(tag: str, *, mesh: object = None, body: str = "W10=", **headers: ob
     )
 
 
-def publish(client: redis.Redis, queue: str, band: Band, needs: Mapping[str, Any], tag: str, body: str = "W10=") -> str:
+def publish(
+    client: redis.Redis, queue: str, band: Band, needs: Mapping[str, Any], tag: str, body: str = "W10=", **mesh: object
+) -> str:
     """Send one of ours; returns the worker woken."""
     text = json.dumps(needs)
-    raw = envelope(tag, mesh={"needs": needs}, body=body)
+    raw = envelope(tag, mesh={**mesh, "needs": needs}, body=body)
     return str(script(client, "publish")(args=[queue + STEPS[band], raw, band, text, tag, tag, mode_of(band)]))
 
 
@@ -69,6 +72,7 @@ class Device:
     teams: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
     look: str | None = None
     pause_scope: PauseScope = PauseScope.NODE
+    yielding: preemption.Rules = field(default_factory=preemption.Rules)
 
     def start(self) -> Device:
         """Begin its lease."""
@@ -92,7 +96,7 @@ class Device:
             pause_scope=self.pause_scope,
         )
         name = "claim" if look is None else "look"
-        reply = claims.read_reply(self.call(name, claims.claim_arguments(claimant, self.rules)))
+        reply = claims.read_reply(self.call(name, claims.claim_arguments(claimant, self.rules, self.yielding)))
         self.look = reply.what if isinstance(reply, claims.Look) else None
         return reply
 

@@ -1,4 +1,4 @@
--- Letting a claim go: included by the scripts that end one, after _idle and the line for REALTIME and HELD.
+-- Letting a claim go: included by the scripts that end one, after _idle and the line for REALTIME.
 --
 --   gpumesh:claims:<worker>  hash  <delivery tag> → list, at, gated, deliveries, needs, band, claimed at, standby,
 --                                  task id; tab-separated
@@ -22,14 +22,17 @@ local function free(siblings)
   end
 end
 
--- The worker holds it no more, its sibling devices are free, and it holds nothing back. Returns 1, or 0 when it was not
--- the worker's.
+-- The worker holds it no more, its sibling devices are free, it holds nothing back and is asked for nothing. Returns 1,
+-- or 0 when it was not the worker's.
 local function let_go(worker, tag)
   local claims = P .. 'claims:' .. worker
   local got = call('HMGET', claims, tag, '+' .. tag)
   local was = call('HDEL', claims, tag, '=' .. tag, '+' .. tag)
   if got[2] then free(got[2]) end
-  if got[1] and string.find(REALTIME, ',' .. string.match(got[1], '^([^:\t]*)') .. ',', 1, true) then
+  local queue = got[1] and string.match(got[1], '^([^:\t]*)')
+  if queue and string.find(YIELDING, ',' .. queue .. ',', 1, true) then
+--@include _unlist
+  elseif queue and string.find(REALTIME, ',' .. queue .. ',', 1, true) then
     local siblings = got[2]
 --@include _resume
   end

@@ -4,6 +4,8 @@
 -- of work is the index's, not the list's. Elements that lie before it and are few, or big, go to the other end first:
 -- else they would be moved on by a place with each claim.
 local FEW = 3
+-- Where at an envelope's end a header is looked for, bytes. Quoted text cannot hold what is looked for.
+local HEADERS = 16384
 
 local list, tag, id = best.list, best.tag, best.id
 local hash = P .. 'list:' .. list
@@ -74,7 +76,7 @@ for i = 1, #held do
 end
 
 local deliveries, band, standby = best.deliveries + 1, match(class, '[^|]*$'), ''
-call('HDEL', P .. 'again', tag)
+local returned = call('HDEL', P .. 'again', tag)
 if band == 'critical' then
   -- The best of the others, of another node if there is one (SPEC P5).
   for _, name in ipairs(call('ZREVRANGE', P .. 'fit:' .. best.needs .. ':critical', 0, 15)) do
@@ -96,6 +98,17 @@ if find(REALTIME, ',' .. best.queue .. ',', 1, true) then
     for sibling in string.gmatch(best.siblings, '[^,]+') do
       call('ZADD', P .. 'realtime:' .. sibling, claimed_at, worker .. '\t' .. tag)
     end
+  end
+end
+if find(YIELDING, ',' .. best.queue .. ',', 1, true) then
+  local yields = not find(raw, '"preemptible": false', -HEADERS, true)
+  for realtime in string.gmatch(REALTIME, '[^,]+') do
+    -- What it yielded to must come to this worker.
+    yields = yields and find(ARGV[15], ',' .. realtime .. ',', 1, true)
+  end
+  local times = returned == 1 and call('GET', P .. 'preempted:' .. tag) or 0
+  if yields and tonumber(times) < tonumber(ARGV[18]) then
+    call('ZADD', P .. 'running:' .. best.queue, format('%.0f', now + ARGV[17]), worker .. '\t' .. tag)
   end
 end
 if best.saves_swap then call('HINCRBY', P .. 'stats', 'swaps_saved', 1) end

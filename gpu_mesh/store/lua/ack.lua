@@ -23,7 +23,10 @@ if got[2] then
 --@include _let_go
   free(got[2])
 end
-if got[1] and string.find(REALTIME, ',' .. string.match(got[1], '^([^:\t]*)') .. ',', 1, true) then
+local queue = got[1] and string.match(got[1], '^([^:\t]*)')
+if queue and string.find(YIELDING, ',' .. queue .. ',', 1, true) then
+--@include _unlist
+elseif queue and string.find(REALTIME, ',' .. queue .. ',', 1, true) then
   local siblings = got[2]
 --@include _resume
 end

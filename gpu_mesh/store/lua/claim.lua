@@ -12,6 +12,7 @@
 -- ARGV[14]  look.lua: messages to index at most
 -- ARGV[15]  the queues it consumes, `,revenue,customer,`
 -- ARGV[16]  scope in which a realtime job that it claims holds ai-batch back, see _holds.lua
+-- ARGV[17]  how long a job runs at least before it may be preempted, µs       ARGV[18]  how often one may be
 --
 -- returns   {"claim", tag, envelope, claim as in _let_go.lua, siblings, 1 when it was cancelled}
 --           {"lost", …}      the same, for a claim of this worker that it does not name: its reply was lost
@@ -23,6 +24,7 @@
 --
 -- gpumesh:leases   zset  worker → end of its lease
 -- gpumesh:revoked  zset  task id of a cancelled task → when that is forgotten
+-- gpumesh:preempted:<delivery tag>  string  how often the job was preempted        gpumesh:running:…  see _victim.lua
 -- gpumesh:gather   hash  node → the job its idle devices are kept for: group, id, rank, until, not again before
 -- gpumesh:state    hash  what closes claims, see gate.lua:
 --                        :*, :<node>, :<worker> → queues closed in that scope, with commas
