@@ -96,8 +96,8 @@ class Preemption:
             if heard is not None:
                 tag, queue = heard
                 # Anew: a task that has come back since runs under the same tag.
-                if (request := self._jobs().get(tag)) is not None:
-                    self._ask(request, queue)
+                if (asked := self._jobs().get(tag)) is not None:
+                    self._ask(asked, queue)
                 fresh = not tag
             else:
                 fresh = False
