@@ -60,15 +60,26 @@ def redis_server() -> Iterator[Address]:
         gc.collect()
 
 
+@pytest.fixture(scope="module")
+def empty_redis(redis_server: Address) -> Address:
+    """It, without what the tests of another file left: a queue that they closed, say."""
+    _flush()
+    return redis_server
+
+
 @pytest.fixture
 def broker(redis_server: Address) -> str:
     """Its address, with an empty database."""
+    _flush()
+    return redis_server.url
+
+
+def _flush() -> None:
     from gpu_mesh.settings import settings
     from gpu_mesh.store.client import connect
 
     with connect(settings()) as client:
         client.flushdb()
-    return redis_server.url
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ class Mesh:
 
 
 @pytest.fixture(scope="module")
-def mesh(redis_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mesh(empty_redis: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     log = tmp_path_factory.mktemp("ab") / "log"
     with OllamaStub() as fast, OllamaStub() as slow:
         fast.reply_tokens = slow.reply_tokens = REPLY_TOKENS

@@ -30,7 +30,7 @@ def blocks(kind: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def mesh(redis_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def mesh(empty_redis: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     log = tmp_path_factory.mktemp("readme") / "log"
     with OllamaStub() as stub:
         env = {"NODE_NAME": "readme", **engines(gpu0=stub.url)}

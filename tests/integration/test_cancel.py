@@ -27,7 +27,7 @@ LIMIT_S = 20
 
 
 @pytest.fixture(scope="module")
-def workers(redis_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def workers(empty_redis: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with two_gpus(tmp_path_factory.mktemp("cancel")) as log:
         yield log
 

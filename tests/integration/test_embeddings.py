@@ -34,7 +34,7 @@ MANY = 2000
 
 
 @pytest.fixture(scope="module")
-def workers(redis_server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def workers(empty_redis: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with two_gpus(tmp_path_factory.mktemp("embeddings")) as log:
         yield log
 

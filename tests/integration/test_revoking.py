@@ -128,7 +128,7 @@ def test_a_worker_hears_of_it_with_the_claim(is_cancelled: bool):
 
 
 @pytest.fixture(scope="class")
-def sent_before(redis_server: object, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def sent_before(empty_redis: object, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """Tasks revoked, in every way, while no worker was there to hear of it."""
     with connect(settings()) as client:
         client.flushdb()

@@ -33,7 +33,7 @@ LIMIT_S = 20
 
 
 @pytest.fixture(scope="module")
-def workers(redis_server: Address, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def workers(empty_redis: Address, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with two_gpus(tmp_path_factory.mktemp("wire")) as log:
         yield log
 
