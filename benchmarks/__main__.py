@@ -11,7 +11,17 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import affinity, against_stock, claim_cost, failover, fleet, redis_restart, storm
+from benchmarks import (
+    affinity,
+    against_stock,
+    claim_cost,
+    failover,
+    fleet,
+    gate_races,
+    realtime,
+    redis_restart,
+    storm,
+)
 from benchmarks.rows import Rows, text
 from benchmarks.table import RESULTS, latest
 
@@ -26,6 +36,8 @@ BENCHMARKS: Mapping[str, Callable[[], Rows]] = {
     "redis_restart": redis_restart.run,
     "affinity": affinity.run,
     "fleet": fleet.run,
+    "realtime": realtime.run,
+    "gate_races": gate_races.run,
 }
 
 

@@ -213,12 +213,12 @@ class Sender:
 
     def work(self, count: int = 1, seconds: float = 0.0, queues: Sequence[str] = ("internal",)) -> list[str]:
         """Send so many tasks that take `seconds`, over the queues in turn; their ids."""
-        return self._send("benchmarks.tasks.work", [str(self.ledger.path), seconds], count, queues)
+        return self.send("benchmarks.tasks.work", [str(self.ledger.path), seconds], count, queues)
 
     def hold(self, gate: Path) -> str:
         """Send a task that is busy while `gate` is there; its id."""
         gate.touch()
-        return self._send("benchmarks.tasks.hold", [str(self.ledger.path), str(gate)], 1, ("internal",))[0]
+        return self.send("benchmarks.tasks.hold", [str(self.ledger.path), str(gate)], 1, ("internal",))[0]
 
     def started(self, task: str, times: int = 1, timeout_s: float = START_S) -> float:
         """When the task started for the `times`-th time, s since the epoch; waits for it."""
@@ -229,10 +229,11 @@ class Sender:
         """Wait until the task ended."""
         wait_for(lambda: self.ledger.ends()[task], f"the end of {task}", timeout_s)
 
-    def _send(self, task: str, args: list[object], count: int, queues: Sequence[str]) -> list[str]:
+    def send(self, task: str, args: Sequence[object], count: int, queues: Sequence[str]) -> list[str]:
+        """Send so many of a task, over the queues in turn; their ids."""
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        asked = {"task": task, "args": args, "count": count, "queues": list(queues)}
+        asked = {"task": task, "args": list(args), "count": count, "queues": list(queues)}
         print(json.dumps(asked), file=self._process.stdin, flush=True)
         return list(json.loads(self._process.stdout.readline()))

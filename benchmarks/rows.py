@@ -95,6 +95,13 @@ GOALS: Mapping[str, Goal] = {
     "redis_restart_s": _value(3, 0.5),
     "model_swaps": Goal(Bound(0.3, ratio=True), Bound("model_swaps_optimum", times=1.05)),
     "fleet_dispatch_p99_ms": _value(100, 10),
+    "realtime_wait_p99_s": _value(0.3, 0.15),
+    "realtime_wait_3_p99_s": _value(0.3, 0.15),
+    "realtime_wait_restart_p99_s": _value(0.5, 0.2),
+    "realtime_wait_unpreemptible_p99_s": Goal(Bound("unpreemptible_batch_s"), Bound("unpreemptible_batch_s")),
+    "batch_work_lost_pct": _value(2, 0.5),
+    "resume_to_claim_s": _value(0.5, 0.05),
+    "gate_races": _value(0, 0),
     "fleet10_dispatch_p99_ms": _value(100, 10),
 }
 
