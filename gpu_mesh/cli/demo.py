@@ -25,6 +25,8 @@ from celery.result import AsyncResult
 
 import gpu_mesh
 from gpu_mesh.celery import app
+from gpu_mesh.cli import demo_work
+from gpu_mesh.cli.demo_preemption import make_room
 from gpu_mesh.cli.output import console, table
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.windows import NONE as NO_PEAK_HOURS
@@ -81,8 +83,8 @@ class DemoFailed(MeshError):
 @click.option("--devices", help="Devices to use, as GPU_MESH_DEVICES; default: those found, else two CPU devices.")
 def demo(devices: str | None) -> None:
     """Start a mesh in a temporary folder and run real work on it: the project's own documentation is embedded as
-    ai-batch; meanwhile realtime searches and a revenue task pass it. Exit code 0 only if all that was sent came
-    back."""
+    ai-batch; meanwhile realtime searches and a revenue task pass it, and a batch job makes room for a user. Exit code
+    0 only if all that was sent came back."""
     passages = _passages()
     # In a folder of its own no `.env` of the user's is read: the demo must not meet a mesh in production.
     with _orderly_end(), tempfile.TemporaryDirectory(prefix="gpu-mesh-demo-") as folder, chdir(folder):
@@ -116,7 +118,7 @@ def configure(folder: Path, devices: str | None) -> tuple[Device, ...]:
         del os.environ[name]
     chosen = {
         **{"node_name": "demo", "state_dir": str(folder), "embed_chunk": str(PASSAGES_A_PART)},
-        "peak_hours": NO_PEAK_HOURS,
+        **{"peak_hours": NO_PEAK_HOURS, "include": demo_work.__name__},
     }
     if devices is not None:
         chosen["devices"] = devices
@@ -189,6 +191,7 @@ def _work(passages: list[str], devices: Sequence[Device]) -> None:
     ahead = not batch.ready()
     embedded = _result(batch)
     _report(passages, embedded, queries, time.monotonic() - started, ahead)
+    make_room(embedded, len(devices), _result)
     _ask(devices)
 
 

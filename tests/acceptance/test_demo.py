@@ -36,6 +36,13 @@ def test_the_demo_does_real_work_and_leaves_nothing() -> None:
     assert counts["ai-batch"] > 20
     assert counts["cpu0@demo"] + counts["cpu1@demo"] == counts["revenue"] + counts["ai-realtime"] + counts["ai-batch"]
     assert len(re.findall(r"\? +0\.\d\d ", ran.stdout)) == 5
+    assert re.search(r"The search waited 0\.\d+ s: 1 of 2 jobs made room", ran.stdout)
+    runs = re.findall(r"^(\d+) topics +(\d) +cpu[01]@demo +(\d+)–(\d+) *$", ran.stdout, re.MULTILINE)
+    assert len(runs) == 3
+    # One of the two was begun again, behind what it had done.
+    (again,) = [run for run in runs if run[1] == "2"]
+    (first,) = [run for run in runs if run[:2] == (again[0], "1")]
+    assert int(again[2]) == int(first[3]) + 1
     assert "Install Ollama" in ran.stdout
     assert {child.pid for child in ours(recursive=True)} <= before
     assert folders() <= there
