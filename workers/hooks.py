@@ -13,6 +13,7 @@ from gpu_mesh.services import exclusion
 from gpu_mesh.store.client import SOCKET_TIMEOUT_S
 from workers import cleaning  # noqa: F401  (what a job leaves is cleaned up)
 from workers.consumers import NOTICES
+from workers.quiet import quieten
 from workers.steps import Claiming, Leasing
 
 __all__ = ["leave_the_device", "outlive_outages", "tell_of_realtime"]
@@ -20,6 +21,7 @@ __all__ = ["leave_the_device", "outlive_outages", "tell_of_realtime"]
 app.steps["worker"].add(Leasing)
 app.steps["consumer"].add(Claiming)
 
+quieten()
 # It tells each request at INFO; what it cannot do is raised.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 

@@ -22,7 +22,7 @@ from gpu_mesh.store.claims import CLAIM_HEADER
 from gpu_mesh.tasks.checkpointing import HandBack, reason_for
 from gpu_mesh.tasks.options import HEADER, header_of
 
-__all__ = ["BEGUN", "MeshRequest"]
+__all__ = ["BEGUN", "OWN_TASKS", "MeshRequest"]
 
 logger = logging.getLogger(__name__)
 
