@@ -57,6 +57,8 @@ def environment(side: str, url: str, folder: str | Path) -> dict[str, str]:
         "GPU_MESH_INCLUDE": "benchmarks.tasks",
         "GPU_MESH_STATE_DIR": str(folder),
         "GPU_MESH_PEAK_HOURS": "none",
+        # In `realtime` more users come in a minute than the default allows for one batch job.
+        "GPU_MESH_PREEMPT_LIMIT": "1000",
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
     }
