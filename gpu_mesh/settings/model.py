@@ -263,6 +263,13 @@ class Settings(BaseSettings):
         ge=1,
         le=86_400,
     )
+    engine_retries: int = _setting(
+        "How often a task of `ai-batch` is tried again whose engine does not answer; then it fails with that error",
+        unit="times",
+        default=288,
+        ge=0,
+        le=1_000_000,
+    )
 
     # Applications and tasks
     include: Modules = _setting("Modules with an application's tasks, loaded by every worker", default=())
