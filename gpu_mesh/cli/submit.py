@@ -17,6 +17,7 @@ from gpu_mesh.cli import EXIT_FAILED, EXIT_TIMEOUT
 from gpu_mesh.cli.include import check_include
 from gpu_mesh.cli.output import json_option, print_json, progress, task_id_argument
 from gpu_mesh.cli.streaming import print_stream
+from gpu_mesh.domain.preemption import BY_RESTART, NEVER, Preemptible
 from gpu_mesh.domain.queues import TYPE_QUEUES
 from gpu_mesh.errors import InvalidTask, UnknownTaskType
 from gpu_mesh.services import lookup
@@ -28,6 +29,8 @@ __all__ = ["cancel", "progress_of", "submit", "wait"]
 
 #: How often a wait looks at the state, s.
 POLL_S = 0.1
+#: What `--preemptible` takes, as a task declares it.
+PREEMPTIBLE: dict[str, Preemptible] = {"yes": True, "no": NEVER, "restart": BY_RESTART}
 
 
 @click.command()
@@ -46,6 +49,12 @@ POLL_S = 0.1
 @click.option("--device", help="Only on this device: gpu0, or gpu0@node.")
 @click.option("--remote/--no-remote", default=None, help="Whether it may run where only an engine's address is.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Label the device must carry.")
+@click.option(
+    "--preemptible",
+    type=click.Choice([*PREEMPTIBLE]),
+    callback=lambda _context, _option, said: said and PREEMPTIBLE[said],
+    help="Whether it makes room for a realtime task: at its next checkpoint, never, or killed and begun anew.",
+)
 @click.option("--wait", "waits", is_flag=True, help="Wait for the result and print it.")
 @click.option("--stream", "streams", is_flag=True, help="Print what the task says as it says it.")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most this long, s.")

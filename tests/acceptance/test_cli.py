@@ -12,17 +12,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from processes import gpu_mesh, run
 from waiting import wait_for
 
 from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_BROKER, EXIT_FAILED, EXIT_SETTING, EXIT_TIMEOUT, EXIT_USAGE, main
 from gpu_mesh.cli.doctor import examine
+from gpu_mesh.cli.root import root
 from gpu_mesh.cli.run import reachable
 from gpu_mesh.cli.submit import progress_of
 from gpu_mesh.errors import PayloadTooLarge
 from gpu_mesh.services import lookup
 from gpu_mesh.settings import Settings, settings
+from gpu_mesh.store.client import connect
 from gpu_mesh.store.embedded import Address
 from workers.gpu import celery_argv
 from workers.node import lead_specs, own_devices, worker_specs
@@ -47,6 +50,7 @@ from workers.process import EX_CONFIG
         (["submit", "test", '{"a": 1}'], ["ARGS=", "a JSON list"]),
         (["submit", "test", "--label", "owned"], ["--label='owned'", "NAME=VALUE"]),
         (["submit", "test", "--priority", "high"], ["--priority", "integer"]),
+        (["submit", "test", "--preemptible", "maybe"], ["--preemptible", "'maybe'", "'yes', 'no', 'restart'"]),
         (["tasks", "--limit", "0"], ["--limit"]),
         (["no-such-command"], ["no-such-command"]),
     ],
@@ -62,6 +66,25 @@ def test_bad_input_is_refused_before_anything_is_sent(
     for words in says:
         assert words in said
     assert list(lookup.waiting_tasks(settings())) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "header"),
+    [
+        (["--preemptible", "yes"], {"preemptible": True}),
+        (["--preemptible", "no"], {"preemptible": False}),
+        (["--preemptible", "restart"], {"preemptible": "restart"}),
+        ([], {}),
+    ],
+)
+def test_whether_it_makes_room(broker: str, words: list[str], header: dict[str, object]) -> None:
+    """SPEC R3: as the task is sent; where nobody says, its own word holds."""
+    sent = CliRunner().invoke(root, ["submit", "test", "--queue", "internal", *words])
+    assert sent.exit_code == 0, sent.output
+    with connect(settings()) as client:
+        [envelope] = client.lrange("internal:6", 0, -1)
+    mesh = json.loads(envelope)["headers"]["mesh"]
+    assert {name: value for name, value in mesh.items() if name == "preemptible"} == header
 
 
 def test_a_mistake_is_one_line(broker: str) -> None:

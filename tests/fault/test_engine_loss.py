@@ -13,13 +13,15 @@ from celery import chord, states
 from ollama_stub import OllamaStub
 from waiting import wait_for
 
-from gpu_mesh.errors import ServiceUnavailable
+from gpu_mesh.errors import EngineUnavailable, ServiceUnavailable
 from gpu_mesh.services import availability
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import gates, server
 
 #: When ai-batch tries again, s.
 RETRY_S = 1.0
+#: How often, on the second node.
+RETRIES = 2
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 
@@ -49,8 +51,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with OllamaStub() as one, OllamaStub() as two, mesh(tmp_path_factory.mktemp("pair")) as fleet:
         engines = {"n1": one, "n2": two}
         for node, stub in engines.items():
-            urls = {"GPU_MESH_ENGINES": "ollama", "GPU_MESH_ENGINE_URLS": f"gpu0={stub.url}"}
-            fleet.worker(node, GPU_MESH_ENGINE_RETRY_S=f"{RETRY_S:g}", **urls).start(wait=False)
+            env = {"GPU_MESH_ENGINES": "ollama", "GPU_MESH_ENGINE_URLS": f"gpu0={stub.url}"}
+            env |= {"GPU_MESH_ENGINE_RETRY_S": f"{RETRY_S:g}"}
+            env |= {"GPU_MESH_ENGINE_RETRIES": str(RETRIES)} if node == "n2" else {}
+            fleet.worker(node, **env).start(wait=False)
         for worker in fleet.all_workers:
             worker.await_ready()
         yield Pair(fleet, engines)
@@ -124,3 +128,14 @@ def test_batch_is_tried_again(pair: Pair):
     assert len(texts) == 2
     assert all(texts)
     assert pair.fleet.dead() == []
+
+
+def test_batch_is_not_tried_for_ever(pair: Pair):
+    """R4: a job that its engine dies of fails with the engine's error, after as many tries as the setting says."""
+    pair.engines["n2"].stop()
+    log = Path(pair.fleet.all_workers[1].log)
+    with pytest.raises(EngineUnavailable, match="does not answer"):
+        pair.ask("n2", queue="ai-batch").get(LIMIT_S)
+    assert log.read_text().count("again in 1 s") == RETRIES
+    pair.engines["n2"].start()
+    assert pair.ask("n2", queue="ai-batch").get(LIMIT_S)["text"]

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from answers import Reading, ask, said
 from bare_workers import BareWorker, Mesh, mesh
 from celery.result import AsyncResult
 from mesh_scripts import write_scripts
+from ollama_stub import OllamaStub
 from waiting import wait_for
 
 from gpu_mesh.domain.device import Device, DeviceKind
@@ -18,6 +20,7 @@ from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.services.lookup import running_tasks, waiting_tasks
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import keys, nodes, preemption
+from gpu_mesh.tasks.embeddings import PIECE
 
 #: How often a task of these tests may be preempted.
 LIMIT = 2
@@ -49,7 +52,14 @@ print(json.dumps({"result": {"began_with": began}}))
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def engine() -> Iterator[OllamaStub]:
+    """The engine of its device."""
+    with OllamaStub() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory, engine: OllamaStub) -> Iterator[Mesh]:
     """A mesh with one worker: what runs there is in everybody's way."""
     folder = tmp_path_factory.mktemp("one")
     scripts = write_scripts(folder)
@@ -58,6 +68,9 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         found.workers(
             "n1",
             GPU_MESH_INCLUDE="ledger_tasks,yielding_tasks",
+            GPU_MESH_ENGINES="ollama",
+            GPU_MESH_ENGINE_URLS=f"gpu0={engine.url}",
+            GPU_MESH_EMBED_CHUNK="1000",
             GPU_MESH_LEASE_TTL_S=f"{LEASE_S:g}",
             GPU_MESH_PREEMPT_LIMIT=str(LIMIT),
             GPU_MESH_SCRIPTS_DIR=str(scripts),
@@ -254,3 +267,42 @@ def test_a_script_is_asked_to_save_and_goes_on(only: Mesh, tmp_path: Path):
     gate.unlink()
     assert result.get(timeout=20) == {"began_with": "7"}
     assert ledger.read_text().split() == ["new", "asked", "7"]
+
+
+def test_an_answer_is_stopped_and_made_anew(only: Mesh, engine: OllamaStub, tmp_path: Path):
+    """R3, issue 5 §5: the engine stops at once; who reads the answer is told that it begins anew."""
+    engine.requests.clear()
+    engine.stopped, engine.token_s, engine.reply_tokens = 0, 0.02, 2000
+    reading = Reading(only, ask(only, "What is a mesh", options={"queue": "ai-batch"}))
+    reading.words(5)
+    gate = tmp_path / "urgent"
+    only.started(only.hold(gate, queue="ai-realtime"))
+    wait_for(lambda: engine.running == 0, "the engine to stop")
+    assert (reading.sent.state, engine.stopped) == (PREEMPTED, 1)
+    engine.reply_tokens = 8
+    gate.unlink()
+    assert reading.end() == said("What is a mesh", 8) == reading.sent.get(timeout=20)["text"]
+    assert reading.restarts == 1
+    assert [path for path, _ in engine.requests] == ["/api/generate"] * 2
+
+
+def test_embeddings_keep_the_pieces_that_are_done(only: Mesh, engine: OllamaStub, tmp_path: Path):
+    """R3, issue 5 §5: one part yields between two pieces; no text is embedded twice, and none is left out."""
+    texts = [f"text {number}" for number in range(10 * PIECE - 5)]
+    engine.requests.clear()
+    engine.embed_s = 0.3
+
+    def pieces() -> list[list[str]]:
+        return [body["input"] for path, body in engine.requests if path == "/api/embed"]
+
+    result = only.app.send_task("embeddings", [texts], queue="ai-batch")
+    wait_for(pieces, "the first piece")
+    gate = tmp_path / "urgent"
+    only.started(only.hold(gate, queue="ai-realtime"))
+    assert result.state == PREEMPTED
+    assert len(pieces()) < 10
+    engine.embed_s = 0.0
+    gate.unlink()
+    found = result.get(timeout=20)
+    assert found["count"] == len(found["vectors"]) == len(texts)
+    assert [text for piece in pieces() for text in piece] == texts

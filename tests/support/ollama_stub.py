@@ -93,6 +93,8 @@ class OllamaStub(StubServer):
         #: What `pull` finds, besides.
         self.library = {"all-minilm:latest": StubModel("all-minilm:latest", 0.1, ("embedding",), "bert")}
         self.load_s = 0.0
+        #: How long it embeds what one request holds, s.
+        self.embed_s = 0.0
         #: How long a model that is unloaded stays in the list and in memory, s.
         self.unload_s = 0.0
         #: Seconds between two lines of a pull.
@@ -282,6 +284,7 @@ class OllamaStub(StubServer):
             return self.error(501, "this model does not support embeddings")
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
         texts = [] if texts == [""] else texts
+        await self.pause(self.embed_s, request)
         return JSONResponse(
             {
                 "model": body["model"],

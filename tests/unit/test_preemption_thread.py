@@ -117,6 +117,16 @@ def test_who_is_told_to_look_counts_what_just_came(job: Request, ear: Ear):
     wait_for(lambda: ear.told == ["fresh look", "fresh look"], "the second look")
 
 
+def test_a_task_that_came_back_hears_the_ask_itself(job: Request, ear: Ear):
+    """Its run before had the same delivery tag, and is over: asked in its place, nobody would yield."""
+    wait_for(lambda: ear.told == ["fresh look"], "the first look")
+    reserved_requests.discard(job)
+    for again in _running(Request("a")):
+        ear.said.put(("a", "customer"))
+        wait_for(lambda: len(ear.told) == 2, "the look after it")
+        assert (job.done, again.done[:1]) == ([], ["ask for customer"])
+
+
 @pytest.mark.parametrize(("preemptible", "done"), [("restart", ["kill for customer"]), (False, [])])
 def test_what_the_task_says(ear: Ear, preemptible: Preemptible, done: list[str]):
     """`restart` is killed; `False` is spared before anything else, whatever its message says."""
