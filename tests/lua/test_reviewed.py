@@ -7,6 +7,7 @@ import json
 import pytest
 import redis
 from claiming import MAX_DELIVERIES, Device, envelope, new_tag, send, tags_in, waiting
+from redis_servers import RedisServer, running
 from waiting import wait_for
 
 from gpu_mesh.domain.claim import Rules
@@ -192,3 +193,25 @@ def test_headers_behind_properties_in_a_long_envelope(client, device):
     data = json.loads(envelope(tag := new_tag(), body="x" * 20_000))
     client.lpush("internal", json.dumps({name: data[name] for name in ("properties", "body", "headers")}))
     assert device.claim().tag == tag
+
+
+@pytest.mark.parametrize(
+    ("index", "look"),
+    [
+        ({"base": "1e17", "top": "1e17"}, "1"),  # both messages are indexed as strangers'
+        ({"base": "1e17", "top": "100000000000000032", "m0": "100000000000000032"}, "internal:6"),  # mended
+    ],
+)
+def test_an_index_beyond_what_numbers_count_keeps_no_script_for_ever(tmp_path, index, look):
+    """Beyond 2^53 one more is the same number: a loop over positions there would keep Redis, and fill its memory."""
+    with running(RedisServer(tmp_path)) as server, server.client() as client:
+        device = Device(client, max_gb=24).start()
+        sent = {send(client)}
+        client.hset("gpumesh:list:internal:6", mapping=index)
+        if look == "1":
+            sent.add(tag := new_tag())
+            client.lpush("internal:6", envelope(tag))
+        device.look = look
+        client.connection_pool.connection_kwargs["socket_timeout"] = 5.0
+        client.connection_pool.disconnect()
+        assert sent <= set(device.drain())

@@ -469,3 +469,15 @@ def test_a_full_redis_lets_jobs_yield(client, busy):
     assert claims.hand_back(client, busy[2].worker, tag, counts=False, max_deliveries=9, preempted=True)
     client.config_set("maxmemory", 0)
     assert preemption.times(client, [tag]) == {tag: 1}
+
+
+def test_what_names_no_job_stops_neither_a_publish_nor_a_look(client, busy):
+    """A publish that raised after it had put its message there would have its sender send it again."""
+    seconds, micros = client.time()
+    now = seconds * 10**6 + micros
+    client.zadd("gpumesh:running:ai-batch", {"no tab": now, "": now, "gpu0@a\tgone": now})
+    client.hset(ASKED, mapping={"": "", "no tab": "x", "a\tb": "nan |"})
+    send(client, "customer")
+    assert asked(client) == ["gpu0@b"]
+    assert isinstance(seek(client, busy[0]), preemption.Asked)
+    assert client.zcard("gpumesh:running:ai-batch") == len(busy)

@@ -68,8 +68,15 @@ class RedisServer:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
-            self._process.wait(10)
-            self._process = None
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                # A script that does not end keeps it from hearing; it must not outlive the tests.
+                self._process.kill()
+                self._process.wait()
+                raise
+            finally:
+                self._process = None
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

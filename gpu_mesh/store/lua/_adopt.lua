@@ -15,7 +15,9 @@ local function adopt(list, queue, now, limit)
   end
   local new = len - (top - base)
   local upto = top + math.min(new, limit)
-  for place = top, upto - 1 do
+  -- Counted from 0: at a top beyond 2^53, which no count of messages makes, one more is the same.
+  for i = 0, upto - top - 1 do
+    local place = top + i
     -- From whichever end is nearer.
     local left = len - 1 - (place - base)
     local raw = call('LINDEX', list, place - base < left and base - place - 1 or left)

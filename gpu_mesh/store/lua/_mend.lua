@@ -131,7 +131,8 @@ local function mend(list)
   local place = raw and find_place(list, describe(list, raw).tag)
   local sound = place and place >= base and place - base <= SHIFTED and len >= top - place
   if sound then
-    for p = base, place - 1 do vacate(list, p) end
+    -- Counted from 0: at a base beyond 2^53, which no count of messages makes, one more is the same.
+    for i = 0, place - base - 1 do vacate(list, base + i) end
     call('HSET', hash, 'base', place)
     local dropped = drop_taken(list, place)
     sound = dropped + drop_malformed(list) > 0 or place > base

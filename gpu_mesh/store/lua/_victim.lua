@@ -33,7 +33,7 @@ if served < waiting and not (known and tonumber(known) > 1) and
       local jobs = call('ZREVRANGEBYSCORE', P .. 'running:' .. lower, format('%.0f', now), '-inf', 'LIMIT', from, page)
       for i = 1, #jobs do
         local worker, tag = match(jobs[i], '^(.*)\t(.*)$')
-        if call('HEXISTS', P .. 'claims:' .. worker, tag) == 0 then
+        if not worker or call('HEXISTS', P .. 'claims:' .. worker, tag) == 0 then
           call('ZREM', P .. 'running:' .. lower, jobs[i])
           from = from - 1
         elseif not asked[jobs[i]] and (worker == me or call('ZSCORE', P .. 'fit:' .. needs .. ':normal', worker)) then
