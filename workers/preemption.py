@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from celery.worker.state import reserved_requests
@@ -34,7 +35,7 @@ class Listens(Protocol):
     """What the thread needs of a `services.preemption.Ear`."""
 
     def look(self, *, fresh: bool) -> Asked: ...
-    def wait(self, timeout_s: float) -> tuple[str, str] | None: ...
+    def wait(self, timeout_s: float, unless: Callable[[], bool]) -> tuple[str, str] | None: ...
     def spare(self, tag: str, queue: str) -> None: ...
     def forget(self) -> None: ...
     def close(self) -> None: ...
@@ -67,7 +68,7 @@ class Preemption:
             BEGUN.wait()
             BEGUN.clear()
             # A request that has just been made is not among those that Celery knows yet, either.
-            if self._stopping.wait(self._after_s + SLACK_S):
+            if self._stopping.wait(max(SLACK_S, BEGUN.at + self._after_s + SLACK_S - time.monotonic())):
                 return
             try:
                 self._listen()
@@ -92,7 +93,7 @@ class Preemption:
         while not self._stopping.is_set() and not BEGUN.is_set() and (jobs := self._jobs()):
             told = self._ear.look(fresh=fresh)
             self._heed(jobs, told)
-            heard = self._ear.wait(SETTLE_S if told.again else LOOK_EVERY_S)
+            heard = self._ear.wait(SETTLE_S if told.again else LOOK_EVERY_S, BEGUN.is_set)
             if heard is not None:
                 tag, queue = heard
                 # Anew: a task that has come back since runs under the same tag.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal as signals
 import threading
 import time
@@ -30,8 +31,19 @@ logger = logging.getLogger(__name__)
 OWN_TASKS = "mesh."
 #: How long a cancelled run may take to end beyond the grace of its script, s; then its process is killed.
 END_S = 2.0
-#: A job has come in that may be preempted (workers/preemption).
-BEGUN = threading.Event()
+
+
+class Begun(threading.Event):
+    """Set when a job has come in that may be preempted (workers/preemption); `at`: the last time, s, monotonic."""
+
+    at = -math.inf
+
+    def set(self) -> None:
+        self.at = time.monotonic()
+        super().set()
+
+
+BEGUN = Begun()
 
 
 class MeshRequest(Request):

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.concurrency import solo
-from celery.signals import worker_shutting_down
+from celery.signals import task_received, worker_shutting_down
 from celery.worker import components
 from celery.worker.state import reserved_requests
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: How often the pool looks after its children, and the event loop beats, s, while it has jobs and while it has none;
 #: Celery's own 5 s would leave a killed job lying.
-WATCH_EVERY_S, IDLE_WATCH_EVERY_S = 0.2, 1.0
+WATCH_EVERY_S, IDLE_WATCH_EVERY_S = 0.1, 1.0
 
 
 class Leasing(bootsteps.StartStopStep):
@@ -121,6 +121,7 @@ class Claiming(bootsteps.StartStopStep):
     def __init__(self, c: Any, **kwargs: Any) -> None:
         super().__init__(c, **kwargs)
         self._watch: Any = None
+        self._hurries = False
         self._consumers = Consumers()
 
     def start(self, c: Any) -> None:
@@ -128,7 +129,8 @@ class Claiming(bootsteps.StartStopStep):
         claim_with(c.task_consumer.channel, c.controller.claimer, c.pool.num_processes)
         c.on_decode_error = _reject_unreadable
         if c.hub is not None:
-            self._watch = c.hub.call_later(WATCH_EVERY_S, self._look, c)
+            self._look_in(c, WATCH_EVERY_S)
+            task_received.connect(self._hurry)
             if not isinstance(c.pool, solo.TaskPool):
                 c.controller.orphans.adopt()
             _beat(c)  # the loop, which turns next, may hang before the timer's first time
@@ -136,18 +138,28 @@ class Claiming(bootsteps.StartStopStep):
     def stop(self, c: Any) -> None:
         """Stop watching: the connection is gone, the next start watches again."""
         c.controller.pulse.rest()
+        task_received.disconnect(self._hurry)
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
         self._consumers.leave(c)
+
+    def _look_in(self, c: Any, seconds: float) -> None:
+        self._hurries = seconds == WATCH_EVERY_S
+        self._watch = c.hub.call_later(seconds, self._look, c)
+
+    def _hurry(self, sender: Any = None, **_: Any) -> None:
+        """A job came to the worker, whose consumer is the sender."""
+        if self._watch is not None and not self._hurries:
+            self._watch.cancel()
+            self._look_in(sender, WATCH_EVERY_S)
 
     def _look(self, c: Any) -> None:
         try:
             _look(c)
             self._consumers.reconcile(c, c.controller.gates.closed)
         finally:
-            again_s = WATCH_EVERY_S if reserved_requests else IDLE_WATCH_EVERY_S
-            self._watch = c.hub.call_later(again_s, self._look, c)
+            self._look_in(c, WATCH_EVERY_S if reserved_requests else IDLE_WATCH_EVERY_S)
 
 
 def _beat(c: Any) -> None:

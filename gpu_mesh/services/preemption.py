@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: How often a worker looks by itself, s: a stock producer, a delayed message that is due and a lost notice tell nobody.
 LOOK_EVERY_S = 1.0
+#: The longest wait in Redis, s: another job may begin meanwhile, to be looked after as soon as it may be asked.
+SLICE_S = 0.05
 #: How long Redis's answer may take, s.
 CALL_TIMEOUT_S = 2.0
 #: Rounds of judging in one look; what is left is judged in the next.
@@ -60,10 +62,14 @@ class Ear:
                     (self._fits if self._suits(text) else self._misfits).add(number)
         return Asked(again=True)
 
-    def wait(self, timeout_s: float) -> tuple[str, str] | None:
-        """What is asked within `timeout_s`, see store.preemption.hear."""
+    def wait(self, timeout_s: float, unless: Callable[[], bool]) -> tuple[str, str] | None:
+        """What is asked within `timeout_s`, see store.preemption.hear; None at once when `unless` becomes true."""
+        until = self._clock() + timeout_s
         with mapped_errors(self._settings):
-            return preemption.hear(self._client, self._worker, timeout_s)
+            while (left := until - self._clock()) > 0 and not unless():
+                if (heard := preemption.hear(self._client, self._worker, min(SLICE_S, left))) is not None:
+                    return heard
+        return None
 
     def spare(self, tag: str, queue: str) -> None:
         """That job is not to be asked."""

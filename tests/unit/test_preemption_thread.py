@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
@@ -47,12 +47,14 @@ class Ear:
         self.found = Asked()
         self.said: SimpleQueue[tuple[str, str] | Exception | None] = SimpleQueue()
         self.told: list[str] = []
+        self.unless: Callable[[], bool] | None = None
 
     def look(self, *, fresh: bool) -> Asked:
         self.told.append("fresh look" if fresh else "look")
         return self.found
 
-    def wait(self, timeout_s: float) -> tuple[str, str] | None:
+    def wait(self, timeout_s: float, unless: Callable[[], bool]) -> tuple[str, str] | None:
+        self.unless = unless
         said = self.said.get()
         if isinstance(said, Exception):
             raise said
@@ -109,6 +111,14 @@ def test_a_notice_that_was_lost_is_found_by_a_look(job: Request, ear: Ear):
     ear.said.put(None)
     wait_for(lambda: job.done[1:] == ["excuse"], "the excuse")
     assert ear.told == ["fresh look", "look", "look"]
+
+
+def test_it_waits_no_longer_when_another_job_begins(job: Request, ear: Ear):
+    """That one is to be looked after as soon as it may be asked."""
+    unless = wait_for(lambda: ear.unless, "the wait")
+    assert not unless()
+    BEGUN.set()
+    assert unless()
 
 
 def test_who_is_told_to_look_counts_what_just_came(job: Request, ear: Ear):
