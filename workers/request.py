@@ -59,6 +59,8 @@ class MeshRequest(Request):
     _announcing = False
     #: The queue whose work it is to yield to.
     preempted_for: str | None = None
+    #: When it came in, s, monotonic.
+    _came_at = 0.0
     acknowledged: bool
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
@@ -68,6 +70,7 @@ class MeshRequest(Request):
             # With it the child knows whether the lease covers the claim (services/fencing), and who handles a HandBack.
             claim["asked_at"] = getattr(message.channel, "_brpop_sent_at", None)
             if self.queue in VICTIMS:
+                self._came_at = time.monotonic()
                 BEGUN.set()
 
     @property
@@ -129,6 +132,9 @@ class MeshRequest(Request):
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """As Celery's; one that was interrupted before it began ends here."""
         super().on_accepted(pid, time_accepted)
+        # One that its rate limit, or a loop that hung, kept until who listens had seen nobody.
+        if self.may_be_preempted and time.monotonic() - self._came_at > settings().preempt_after_s:
+            BEGUN.set()
         if self._interrupted is not None:
             self._pool.terminate_job(pid, signals.SIGKILL)
 

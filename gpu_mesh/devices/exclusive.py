@@ -98,15 +98,21 @@ class DeviceLock:
             fcntl.flock(fd, how | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as exc:  # a file system without locks; or a job closed what is not its own
+            self._fd = None
+            self._cannot(exc)
         return True
+
+    def _cannot(self, exc: OSError) -> None:
+        self._failed = True
+        logger.warning("%s cannot be locked: %s; other meshes may use the device too", self.path, exc)
 
     def _open(self) -> int | None:
         if self._fd is None and not self._failed:
             try:
                 self._fd = _opened(self.path)
             except OSError as exc:
-                self._failed = True
-                logger.warning("%s cannot be locked: %s; other meshes may use the device too", self.path, exc)
+                self._cannot(exc)
         return self._fd
 
 
@@ -114,7 +120,8 @@ def _opened(path: Path) -> int:
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.chmod(FOLDER_MODE)  # not cut by the umask
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    # Without O_NONBLOCK a named pipe that somebody put there would be waited for.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         # Without O_CREAT: Linux refuses that for another user's file in such a folder.
         fd = os.open(path, flags)

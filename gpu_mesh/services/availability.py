@@ -100,6 +100,10 @@ def _settle(app: celery.Celery, client: Any, settings: Settings, why: str) -> in
     count = 0
     while messages := store.refused(client):
         for message in messages:
+            task_id = message.headers.get("id")
+            if not isinstance(task_id, str) or not task_id:
+                store.bury(client, message, REALTIME_QUEUE, server.now(client))
+                continue
             _fail(app, settings, message, why)
             store.settled(client, message)
             count += 1

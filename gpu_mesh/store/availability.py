@@ -18,7 +18,7 @@ from gpu_mesh.store import keys, queues
 from gpu_mesh.store.queues import Waiting
 from gpu_mesh.store.replies import text
 
-__all__ = ["Outage", "alone", "back", "outage", "refused", "set_aside", "set_watch", "settled", "tell", "watch"]
+__all__ = ["Outage", "alone", "back", "bury", "outage", "refused", "set_aside", "set_watch", "settled", "tell", "watch"]
 
 #: Messages taken out of a queue, or read, in one go.
 PAGE = 100
@@ -95,6 +95,15 @@ def refused(client: redis.Redis) -> list[Waiting]:
     """Messages that were set aside and are not settled yet, the oldest first."""
     found = [str(raw) for raw in client.lrange(keys.REFUSED, -PAGE, -1)]
     return [Waiting("", 0, raw, queues.headers_of(raw)) for raw in reversed(found)]
+
+
+def bury(client: redis.Redis, message: Waiting, queue: str, now: float) -> None:
+    """Nobody waits for it, for it names no task: put it with the dead letters."""
+    entry = json.dumps({"list": queue, "why": "malformed", "at": now})
+    pipe = client.pipeline()
+    pipe.lpush(keys.DEAD, f"{entry}\n{message.raw}")
+    pipe.lrem(keys.REFUSED, -1, message.raw)
+    pipe.execute()
 
 
 def settled(client: redis.Redis, message: Waiting) -> None:

@@ -69,6 +69,8 @@ def connect(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S, retries:
         "socket_keepalive": True,
         "health_check_interval": HEALTH_CHECK_S,
         "decode_responses": True,
+        # What a stranger pushed may be no text, and is given back to Redis as it was.
+        "encoding_errors": "surrogateescape",
         "retry": Retry(NoBackoff(), retries),
     }
     if url.startswith("sentinel://"):

@@ -241,3 +241,19 @@ def test_queues_say_it(world: World):
     (found,) = (queue for queue in json.loads(told.stdout) if queue["name"] == "ai-realtime")
     assert found["closed"].startswith("unavailable since ")
     assert found["closed"].endswith("(no device is there)")
+
+
+def test_what_is_no_message_keeps_nobody_from_being_told(world: World):
+    """R4, DESIGN §9: it goes to the dead letters, also bytes that are no text."""
+    strange = [b"\xff{", b"", b"{", b'{"headers": {"id": 5}}', b'{"headers": {"id": null}}']
+    world.client.lpush("ai-realtime", *strange)
+    waiting = ask()
+    world.ticks()
+    with pytest.raises(ServiceUnavailable):
+        waiting.get(1)
+    assert world.client.llen(keys.REFUSED) == world.client.llen("ai-realtime") == 0
+    kept = [entry.partition("\n")[2] for entry in world.client.lrange(keys.DEAD, 0, -1)]
+    assert sorted(kept) == sorted(raw.decode(errors="surrogateescape") for raw in strange)
+    shown = CliRunner().invoke(root, ["dead", "list"])
+    assert shown.exit_code == 0
+    assert shown.output.count("malformed-") == len(strange)

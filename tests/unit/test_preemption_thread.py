@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Callable, Iterator
+=======
+import time
+from collections.abc import Iterator
+>>>>>>> hunt
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery.worker.state import reserved_requests
+from celery.worker.state import reserved_requests, task_ready, task_reserved
 from waiting import wait_for
 
 from gpu_mesh.domain.preemption import Preemptible
@@ -24,6 +29,10 @@ class Request(MeshRequest):
     queue = "ai-batch"  # type: ignore[assignment]
     preemptible: Preemptible = True  # type: ignore[assignment]
     may_be_preempted = True  # type: ignore[assignment]
+    task, name = SimpleNamespace(acks_late=True), "t"
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Nobody listens."""
 
     def __init__(self, tag: str, preemptible: Preemptible = True) -> None:
         self.id = tag
@@ -153,3 +162,28 @@ def test_it_outlives_a_redis_that_is_away(job: Request, ear: Ear):
     """It judges anew then: the numbers of needs may be others."""
     ear.said.put(BrokerUnavailable("away"))
     wait_for(lambda: ear.told == ["fresh look", "forget", "fresh look"], "a look after the outage")
+
+
+class Over(Request):
+    """A job that is over; how often somebody looked."""
+
+    looks = 0
+
+    @property
+    def may_be_preempted(self) -> bool:  # type: ignore[override]
+        self.looks += 1
+        return False
+
+
+def test_a_job_that_begins_late_is_listened_for(ear: Ear):
+    """Celery keeps one with a rate limit for a while: who listens has found nobody by then, and sleeps."""
+    over, late = Over("over"), Request("a")
+    for _ in _running(over):
+        wait_for(lambda: over.looks == 2, "a look that finds nobody")  # at what is spared, and at what runs
+        ear.found = Asked({"a": "customer"})
+        task_reserved(late)
+        late.on_accepted(1, time.monotonic())
+        try:
+            wait_for(lambda: late.done == ["ask for customer"], "the ask")
+        finally:
+            task_ready(late)

@@ -124,11 +124,13 @@ class TestLock:
         assert lock.path.parent.stat().st_mode & 0o7777 == 0o1777
         assert lock.path.stat().st_mode & 0o777 == 0o444
 
-    @pytest.mark.parametrize("spoil", [lambda path: path.parent.write_text(""), lambda path: _link(path)])
+    @pytest.mark.parametrize(
+        "spoil", [lambda path: path.parent.write_text(""), lambda path: _link(path), lambda path: _pipe(path)]
+    )
     def test_a_folder_that_is_none(
         self, tmp_path: Path, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
     ):
-        """No lock is no reason to do no work; it is said once. A link that somebody laid is not followed."""
+        """No lock is no reason to do no work; it is said once. A link is not followed, nor a pipe waited for."""
         path = tmp_path / "locks" / "GPU-1.lock"
         spoil(path)
         lock = DeviceLock(path.parent, "GPU-1")
@@ -137,6 +139,21 @@ class TestLock:
         assert lock.fd is None
         lock.release()
         assert caplog.text.count("cannot be locked") == 1
+
+    def test_a_lock_that_cannot_be_had(self, lock: DeviceLock, caplog: pytest.LogCaptureFixture):
+        """A file system without locks, or a job that closed what is not its own: the same."""
+        assert lock.take()
+        os.close(lock.fd or -1)
+        assert lock.is_free()
+        assert lock.take()
+        assert lock.fd is None
+        lock.release()
+        assert caplog.text.count("cannot be locked") == 1
+
+
+def _pipe(path: Path) -> None:
+    path.parent.mkdir()
+    os.mkfifo(path)
 
 
 def _link(path: Path) -> None:
