@@ -67,17 +67,13 @@ def _later(task: GpuTask, exc: EngineUnavailable) -> Exception | None:
         return None
     # As Celery's `retry`, but the task's own retries stay what they were.
     signature = task.signature_from_request(request, countdown=pause_s, retries=request.retries)
-<<<<<<< HEAD
     signature.options["headers"] = {**(signature.options.get("headers") or {}), TRIES_HEADER: tries + 1}
-    signature.apply_async()
-=======
     try:
         signature.apply_async()
     except BrokerUnavailable as error:
         # Handed back, which waits for Redis; and counted, for one that is full would hand it out for ever.
         back: Exception = task._yielded(Preempted(str(error)))
         return back
->>>>>>> hunt
     logger.warning("%s again in %g s: %s", request.id, pause_s, exc, extra={"action": "engine"})
     again: Exception = Retry(exc=exc, when=pause_s, sig=signature)
     return again

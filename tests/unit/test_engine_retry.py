@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from celery.app.task import Context
+
 from gpu_mesh.errors import BrokerUnavailable, EngineUnavailable
 from gpu_mesh.tasks import engine_loss
 from gpu_mesh.tasks.checkpointing import HandBack, Preempted
@@ -14,10 +16,10 @@ class Job:
     """What the rule needs of a task; sending it again fails as in an outage."""
 
     device = object()
-    request = SimpleNamespace(id="a", retries=0, delivery_info={"routing_key": "ai-batch"})
+    request = Context({"id": "a", "retries": 0, "delivery_info": {"routing_key": "ai-batch"}})
 
     def signature_from_request(self, *_: Any, **__: Any) -> Any:
-        return SimpleNamespace(apply_async=self.send)
+        return SimpleNamespace(options={}, apply_async=self.send)
 
     def send(self) -> None:
         raise BrokerUnavailable("away")
