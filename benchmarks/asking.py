@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpu_mesh.domain.claim import Rules
+from gpu_mesh.domain.holds import PauseScope
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.store import claims
 
@@ -23,6 +24,7 @@ class Asker:
     models: dict[str, str | None] = field(default_factory=dict)
     loaded: str | None = None
     rules: Rules = field(default_factory=Rules)
+    pause_scope: PauseScope = PauseScope.NODE
     #: Whether Redis may have it as idle, and what the next claim looks for.
     idle: bool = True
     look: str | None = None
@@ -40,6 +42,7 @@ class Asker:
             modelless=frozenset(n for n in self.fits if self.models.get(n) is None),
             idle=self.idle,
             look=self.look or "",
+            pause_scope=self.pause_scope,
         )
         claim, look = claims.shas()
         return [

@@ -16,6 +16,7 @@ import redis
 from benchmarks.asking import Asker
 from benchmarks.claim_cost import MEMORY_GB
 from benchmarks.wire import ERROR, Recorder, Reply, drain, replies
+from gpu_mesh.domain.holds import PauseScope
 from gpu_mesh.domain.scoring import Mode
 from gpu_mesh.services.claimer import LOOK_AFTER_S
 from gpu_mesh.store import claims, keys, leases, ranking
@@ -43,7 +44,8 @@ class Worker:
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = bytearray()
         self.wait = wait
-        self.asker = Asker(name)
+        # Else a node of eleven devices, of which some always run realtime work, would never run batch work.
+        self.asker = Asker(name, pause_scope=PauseScope.GPU)
         #: Its usual claims, by whether it may be idle in Redis's eyes, and how many needs were judged by then.
         self.claims: dict[bool, bytes] = {}
         self.needs = 0
