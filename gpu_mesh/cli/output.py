@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -28,7 +29,10 @@ __all__ = [
     "yes_option",
 ]
 
-console = Console(highlight=False)
+#: Width of what is no terminal, characters: for the next program a row is a line.
+WIDE = 400
+_is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+console = Console(highlight=False, width=WIDE if _is_piped else None)
 
 #: Stands for nothing in a table, and between two columns, characters.
 NOTHING, GAP = "–", 2
@@ -65,28 +69,33 @@ def table(
 ) -> None:
     """A table; a column whose name ends in `>` is set right. `empty` is said where there is no line.
 
-    In a narrow terminal every column gives way but `id`, half of which is of no use to the next command; and what such
-    a table says last, which are words, comes below it.
+    In a narrow terminal columns give way, but not in a table of ids, half of which are of no use to the next command:
+    there what does not fit comes below the table, a line for each row.
     """
     rows = [[dash(cell) for cell in line] for line in lines]
     if not rows:
         console.print(empty)
         return
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    words = columns[0] == "id" and sum(widths) + GAP * (len(widths) - 1) > console.width
-    shown = len(columns) - words
+    names = [name.rstrip(">") for name in columns]
+    widths = [max(map(len, cells)) for cells in zip(names, *rows, strict=True)]
+    ends = [sum(widths[: i + 1]) + GAP * i for i in range(len(widths))]
+    fits = sum(end <= console.width for end in ends)
+    shown = max(1, fits) if names[0] == "id" else len(names)
     drawn = Table(
         title=title, title_justify="left", box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold"
     )
-    for name, width in list(zip(columns, widths, strict=True))[:shown]:
-        justify: Literal["left", "right"] = "right" if name.endswith(">") else "left"
-        drawn.add_column(name.rstrip(">"), justify=justify, min_width=width if name == "id" else None)
+    for name, column, width in list(zip(names, columns, widths, strict=True))[:shown]:
+        justify: Literal["left", "right"] = "right" if column.endswith(">") else "left"
+        drawn.add_column(name, justify=justify, min_width=width if name == "id" else None)
     for row in rows:
         drawn.add_row(*row[:shown])
     console.print(drawn)
     for row in rows:
-        if words and row[-1] != NOTHING:
-            console.print(f"{row[0]}: {row[-1]}")
+        rest = [f"{name} {cell}" for name, cell in list(zip(names, row, strict=True))[shown:-1] if cell != NOTHING]
+        # The last column is of words that say for themselves what they are.
+        rest += [row[-1]] if shown < len(names) and row[-1] != NOTHING else []
+        if rest:
+            console.print(f"{row[0]}: {', '.join(rest)}")
 
 
 def progress(*columns: ProgressColumn) -> Progress:
