@@ -498,7 +498,10 @@ os.kill(os.getpid(), 9)
     with house(spec("gpu0", code), backoff=Backoff(first_s=60, longest_s=60)) as running:
         running.event("gpu0", Action.RESTARTING)
         expected = [f"gpu0| {n}" for n in range(20_000)]
-        assert running.story == ["gpu0 started", *expected, "gpu0| last words", "gpu0 died", "gpu0 restarting"]
+        story = list(running.story)
+        # Told by another thread than the lines: a process may be quick to speak.
+        story.remove("gpu0 started")
+        assert story == [*expected, "gpu0| last words", "gpu0 died", "gpu0 restarting"]
 
 
 def test_last_words_are_waited_for_where_they_are_taken_slowly() -> None:
