@@ -13,6 +13,14 @@ __all__ = ["KeepingPool", "TaskPool"]
 class KeepingPool(asynpool.AsynPool):
     """What runs the processes."""
 
+    def did_start_ok(self) -> bool:
+        """Whether no process has ended by itself since the start: the next one would too, and Celery ends the worker.
+
+        One that was killed is replaced like any other, at the next look.
+        """
+        codes = [process.exitcode for process in self._pool]
+        return not any(code is not None and code >= 0 for code in codes)
+
     def flush(self) -> None:
         """A connection was lost: finish what is half written, and keep all jobs.
 
