@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from workers.request import OWN_TASKS
+from gpu_mesh.domain.queues import OWN_TASKS
 
 __all__ = ["OwnWork", "quieten"]
 

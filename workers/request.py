@@ -15,6 +15,7 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from gpu_mesh.domain.preemption import PREEMPTED, VICTIMS, WHEN_ASKED, Preemptible
+from gpu_mesh.domain.queues import OWN_TASKS
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.streaming import end_of_killed
 from gpu_mesh.settings import settings
@@ -23,12 +24,10 @@ from gpu_mesh.store.claims import CLAIM_HEADER
 from gpu_mesh.tasks.checkpointing import HandBack, reason_for
 from gpu_mesh.tasks.options import HEADER, header_of
 
-__all__ = ["BEGUN", "OWN_TASKS", "MeshRequest"]
+__all__ = ["BEGUN", "MeshRequest"]
 
 logger = logging.getLogger(__name__)
 
-#: How the names of the mesh's own periodic tasks begin.
-OWN_TASKS = "mesh."
 #: How long a cancelled run may take to end beyond the grace of its script, s; then its process is killed.
 END_S = 2.0
 

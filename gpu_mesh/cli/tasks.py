@@ -11,6 +11,7 @@ from celery import states
 from gpu_mesh.celery import app
 from gpu_mesh.cli import EXIT_FAILED
 from gpu_mesh.cli.output import ago, json_option, print_json, table, task_id_argument
+from gpu_mesh.domain.queues import OWN_TASKS
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import details, lookup
 from gpu_mesh.settings import settings
@@ -28,7 +29,8 @@ __all__ = ["tasks"]
 def tasks(context: click.Context, which: str | None, limit: int, as_json: bool) -> None:
     """Tasks that wait and run, or that ended lately; `tasks show ID`: everything known of one.
 
-    `pos` is a task's place among the waiting of its queue, in the order in which they would be claimed.
+    `pos` is a task's place among the waiting of its queue, in the order in which they would be claimed. The mesh's own
+    periodic work is left out.
     """
     if context.invoked_subcommand is not None:
         return
@@ -40,6 +42,7 @@ def tasks(context: click.Context, which: str | None, limit: int, as_json: bool) 
         found += lookup.running_tasks(current)
     if which in (None, "waiting") and len(found) < limit:
         found += lookup.waiting_tasks(current, limit=limit - len(found))
+    found = [task for task in found if not task.name.startswith(OWN_TASKS)]
     if as_json:
         print_json([task.to_dict() for task in found[:limit]])
         return

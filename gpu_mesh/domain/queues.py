@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_PRIORITY",
     "DEFAULT_QUEUE",
     "GPU_QUEUES",
+    "OWN_TASKS",
     "PRIORITY_STEPS",
     "QUEUES",
     "TYPE_QUEUES",
@@ -74,6 +75,8 @@ TYPE_QUEUES: dict[str, str] = {
 DEFAULT_QUEUE = "internal"
 #: The mesh's own periodic work; a CPU queue (SPEC Q6).
 CONTROL_QUEUE = "control"
+#: How the names of its tasks begin.
+OWN_TASKS = "mesh."
 
 #: Priority of a task that states none (SPEC Q4).
 DEFAULT_PRIORITY = 5

@@ -212,6 +212,13 @@ def test_a_waiting_task_can_be_taken_back(broker: str) -> None:
     assert "too late" in again.stdout
 
 
+def test_the_meshs_own_work_is_not_listed(broker: str) -> None:
+    """Beat sends some every few seconds: it would stand among an application's tasks now and then."""
+    app.send_task("mesh.windows", queue="control")
+    ran = CliRunner().invoke(root, ["tasks", "--json"])
+    assert (ran.exit_code, json.loads(ran.stdout)) == (0, [])
+
+
 @pytest.mark.parametrize("command", ["tasks", "nodes", "queues", "status"])
 def test_an_empty_mesh_says_so(broker: str, command: str) -> None:
     """A command with nothing to show says so."""
