@@ -57,8 +57,8 @@ def redis_server() -> Iterator[Address]:
     with EmbeddedRedis(STATE) as server:
         server.prepare()
         yield server.start()
-        # Results that tests left in reference cycles unsubscribe when collected: while there is a Redis. A socket left in
-        # one is told of in the tests, not to whichever test was last.
+        # Results that tests left in reference cycles unsubscribe when collected: while there is a Redis. A socket left
+        # in one is told of in the tests, not to whichever test was last.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
