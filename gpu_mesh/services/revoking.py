@@ -65,11 +65,7 @@ def mark_revoked(app: celery.Celery, raw: str, headers: Mapping[str, Any], *, st
     task_id = headers.get("id")
     if not isinstance(task_id, str) or not task_id:
         return
-    try:
-        request = _request(raw, headers)
-    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error) as exc:
-        logger.warning("%s: revoked, its body is unreadable: %s", task_id, exc, extra={"action": "revoke"})
-        request = None
+    request = _read(raw, headers, action="revoke")
     if request is None or store or request.chord:
         app.backend.mark_as_revoked(task_id, CANCELLED, request=request, store_result=store or request is None)
 
@@ -84,12 +80,17 @@ def mark_failed(
     task_id = headers.get("id")
     if not isinstance(task_id, str) or not task_id:
         return
-    try:
-        request = _request(raw, headers)
-    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error) as error:
-        logger.warning("%s: failed, its body is unreadable: %s", task_id, error, extra={"action": "fail"})
-        request = None
+    request = _read(raw, headers, action="fail")
     app.backend.mark_as_failure(task_id, exc, request=request, store_result=store or request is None)
+
+
+def _read(raw: str, headers: Mapping[str, Any], *, action: str) -> Context | None:
+    """The task's request; None, and a warning, where its body cannot be read."""
+    try:
+        return _request(raw, headers)
+    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error) as exc:
+        logger.warning("%s: its body is unreadable: %s", headers.get("id"), exc, extra={"action": action})
+        return None
 
 
 def _request(raw: str, headers: Mapping[str, Any]) -> Context:

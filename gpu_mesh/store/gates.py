@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import redis
 
+from gpu_mesh.domain.holds import MESH
 from gpu_mesh.errors import InvalidValue
 from gpu_mesh.store import keys, server
 from gpu_mesh.store.replies import text
@@ -19,8 +20,6 @@ from gpu_mesh.store.scripts import script
 
 __all__ = ["MESH", "Gate", "all_gates", "close", "cordon", "cordoned", "open_ended", "reopen", "uncordon"]
 
-#: The scope of every device; no node or worker can be called so.
-MESH = "*"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _PATTERNS = {
     "queue": (re.compile(_NAME), "the name of a queue: letters, digits, '.', '_' and '-'"),

@@ -322,10 +322,12 @@ def test_writer_and_reader_together(client: redis.Redis):
     reader = threading.Thread(target=lambda: got.append(whole(mesh.stream(TASK, timeout=LIMIT_S))))
     reader.start()
     with StreamWriter(TASK, put_to_redis(TASK, {}), max_bytes=1_000_000) as out:
-        for token in tokens:
+        for number, token in enumerate(tokens):
             out.write(token)
-            if len(token) % 7 == 0:
-                time.sleep(0.0001)
+            if number % 1000 == 0:
+                # The reader reads while more is written.
+                sent = client.xlen(keys.stream(TASK))
+                wait_for(lambda sent=sent: client.xlen(keys.stream(TASK)) > sent, "another entry")
     entries = client.xlen(keys.stream(TASK))
     succeed("".join(tokens))
     end_stream(out, states.SUCCESS, keep_text=False)

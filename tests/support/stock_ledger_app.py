@@ -28,4 +28,4 @@ if __name__ == "__main__":
     queue, count, ledger = sys.argv[1:]
     assert "gpu_mesh" not in sys.modules
     for _ in range(int(count)):
-        print(app.send_task("ledger.work", [ledger], queue=queue, priority=6).id)  # noqa: T201
+        sys.stdout.write(f"{app.send_task('ledger.work', [ledger], queue=queue, priority=6).id}\n")

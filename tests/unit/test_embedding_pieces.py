@@ -53,7 +53,7 @@ class Run:
 
 def embed(run: Run, engine: Engine, encoding: str = "base64") -> dict[str, Any]:
     use = SimpleNamespace(engine=engine, model="m", note_footprint=lambda: None)
-    return _embed(run, TEXTS, use, encoding)  # type: ignore[arg-type]
+    return _embed(run, TEXTS, use, encoding)
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])

@@ -30,6 +30,6 @@ class Job:
 
 def test_a_batch_job_that_cannot_be_sent_again_is_handed_back():
     """It is tried again, not failed; the delivery counts, so that a Redis that stays full does not run it for ever."""
-    ended = engine_loss.instead(Job(), EngineUnavailable("silent"))  # type: ignore[arg-type]
+    ended = engine_loss.instead(Job(), EngineUnavailable("silent"))
     assert isinstance(ended, HandBack)
     assert (ended.reason, ended.counts) == ("away", True)

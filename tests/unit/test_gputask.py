@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import ClassVar
 
 import pytest
 from celery import chain, group, shared_task
@@ -152,7 +153,7 @@ def test_an_applications_own_attributes_stay(app):
 
     class Loads(GpuTask):
         name = "unit.loads"
-        labels = ["cat", "dog"]  # noqa: RUF012
+        labels: ClassVar[list[str]] = ["cat", "dog"]
         node = None
 
         @property

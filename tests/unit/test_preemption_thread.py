@@ -22,9 +22,9 @@ from workers.request import BEGUN, MeshRequest
 class Request(MeshRequest):
     """A job that runs, and what is done to it."""
 
-    queue = "ai-batch"  # type: ignore[assignment]
-    preemptible: Preemptible = True  # type: ignore[assignment]
-    may_be_preempted = True  # type: ignore[assignment]
+    queue = "ai-batch"
+    preemptible: Preemptible = True
+    may_be_preempted = True
     task, name = SimpleNamespace(acks_late=True), "t"
 
     def send_event(self, type: str, **fields: Any) -> None:
@@ -166,7 +166,7 @@ class Over(Request):
     looks = 0
 
     @property
-    def may_be_preempted(self) -> bool:  # type: ignore[override]
+    def may_be_preempted(self) -> bool:
         self.looks += 1
         return False
 

@@ -16,4 +16,4 @@ from workers.prefork import KeepingPool
 def test_a_child_that_is_killed_at_the_start_ends_no_worker(codes: list[int | None], started: bool):
     """Found by the storm: a worker that had just been started died with its child."""
     pool = SimpleNamespace(_pool=[SimpleNamespace(exitcode=code) for code in codes])
-    assert KeepingPool.did_start_ok(pool) is started  # type: ignore[arg-type]
+    assert KeepingPool.did_start_ok(pool) is started
