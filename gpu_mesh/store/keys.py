@@ -6,6 +6,7 @@ import re
 
 __all__ = [
     "AGAIN",
+    "CORDONS",
     "DEAD",
     "DELAYED",
     "FINISHED",
@@ -55,6 +56,8 @@ GRACE = f"{PREFIX}grace"
 STATE = f"{PREFIX}state"
 #: hash: <queue>|<reason>@<scope> → JSON: since when and by whom a queue is closed, see gates.py.
 GATES = f"{PREFIX}gates"
+#: hash: <reason>@<name> → JSON: since when and by whom a node or worker claims nothing, see cordons.py.
+CORDONS = f"{PREFIX}cordons"
 #: hash: what holds for the windows, see windows.py.
 WINDOWS = f"{PREFIX}windows"
 #: list: messages that cannot be run, newest first: JSON, newline, envelope.
