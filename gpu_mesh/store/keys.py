@@ -6,6 +6,7 @@ import re
 
 __all__ = [
     "AGAIN",
+    "CHECKER",
     "CORDONS",
     "DEAD",
     "DELAYED",
@@ -13,6 +14,7 @@ __all__ = [
     "FOOTPRINTS",
     "GATES",
     "GRACE",
+    "HEALTH",
     "LATER",
     "LEASES",
     "LOOKER",
@@ -76,6 +78,9 @@ PURGED = f"{PREFIX}purged"
 WATCH, OUTAGE = f"{PREFIX}watch", f"{PREFIX}outage"
 #: string: one looks at that now, expiring; and list: messages that are in no queue any more, to be failed.
 LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
+
+#: hash: node, device or watched address → JSON, see health.py; and string: one checks now, expiring.
+HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
 
 
 def progress(task_id: str) -> str:
