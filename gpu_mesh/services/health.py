@@ -24,7 +24,7 @@ from gpu_mesh.store import cordons, health, leases, nodes, server
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked
 
-__all__ = ["COMMAND", "HEALTH", "YIELD_S", "Answer", "Seen", "look", "reconcile", "tick"]
+__all__ = ["COMMAND", "HEALTH", "YIELD_S", "Answer", "Seen", "look", "read", "reconcile", "tick"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,14 @@ def reconcile(app: celery.Celery, settings: Settings) -> None:
         if health.may_check(client, settings.health_every_s / 2):
             seen = look(app, client, settings)
             tick(client, settings, server.now(client), seen)
+
+
+def read(settings: Settings) -> tuple[float, list[Checked]]:
+    """What time it is by Redis's clock, s since the epoch, and how everybody was found by the last check, by kind and
+    name. Raises BrokerUnavailable."""
+    with mapped_errors(settings), connect(settings) as client:
+        found = list(health.all_checked(client).values())
+        return server.now(client), found
 
 
 def look(app: celery.Celery, client: Any, settings: Settings) -> Seen:
