@@ -1,8 +1,8 @@
 """The process that reads one NVIDIA GPU, run as a script by `gpu_mesh.devices.reader`.
 
 Its argument is the device as JSON. It says `ready`, then answers each line of its standard input with a reading, or
-with `{"error", "hard"}`. It lives between two readings: so they cost next to nothing, and errors of the driver are heard
-of that nobody can ask for later.
+with `{"error", "hard"}`. It lives between two readings: so they cost next to nothing, and it hears of errors of the
+driver that nobody can ask for later.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import sys
 import types
 from pathlib import Path
 from typing import Any
+
+__all__ = ["serve"]
 
 
 def _bare_package() -> None:

@@ -61,6 +61,8 @@ class Reader:
             assert process.stdin is not None
             process.stdin.write(b"\n")
             found = _answer(process, self._timeout_s)
+            if not isinstance(found, dict):
+                raise ValueError(f"it says {found!r}")
         except TimeoutError:
             self.close()
             raise self._error(

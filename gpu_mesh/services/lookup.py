@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from typing import Any
@@ -129,6 +129,8 @@ def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Wai
     return None
 
 
+#: One of placement's judgements: why no device of a fleet does for the needs, or None.
+_Judge = Callable[[Settings, Requirements, Sequence[Device]], str | None]
 #: What orders a message within its queue, smallest first, and the message: less its score, its age, its place.
 _Ranked = tuple[float, float, int, queues.Waiting]
 
@@ -166,6 +168,7 @@ class _Explainer:
         self._settings = settings
         self._fleet: list[Device] | None = None
         self._known: dict[str, str | None] = {}
+        self._held: dict[str, str | None] = {}
         self._closed: dict[str, str | None] | None = None
         self._preempted: dict[str, int] | None = None
 
@@ -195,16 +198,22 @@ class _Explainer:
 
     def why(self, queue: str, given: object) -> str | None:
         """The reasons, or None where a device fits what is `given` as needs, or the queue needs none."""
+        return self._judged(self._known, queue, given, placement.unschedulable)
+
+    def held_back(self, queue: str, given: object) -> str | None:
+        """Why it waits for programs that hold the memory it needs; None where it does not."""
+        return self._judged(self._held, queue, given, placement.held_back)
+
+    def _judged(self, known: dict[str, str | None], queue: str, given: object, judge: _Judge) -> str | None:
         if queue not in GPU_QUEUES or not isinstance(given, dict):
             return None
         text = json.dumps(given, sort_keys=True)
-        if text not in self._known:
+        if text not in known:
             try:
-                needs = Requirements.of(given)
-                self._known[text] = placement.unschedulable(self._settings, needs, self._devices())
+                known[text] = judge(self._settings, Requirements.of(given), self._devices())
             except InvalidTask as exc:
-                self._known[text] = str(exc)
-        return self._known[text]
+                known[text] = str(exc)
+        return known[text]
 
 
 def _waiting_view(message: queues.Waiting, now: float, explain: _Explainer) -> TaskView:
@@ -219,7 +228,7 @@ def _waiting_view(message: queues.Waiting, now: float, explain: _Explainer) -> T
         position=message.position,
         sent_at=message.sent_at,
         waited_s=None if message.sent_at is None else max(0.0, now - message.sent_at),
-        why=why or explain.closed(message.queue),
+        why=why or explain.closed(message.queue) or explain.held_back(message.queue, mesh.get("needs")),
     )
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "asks",
     "checkpoint",
     "claims",
+    "held",
     "preempted",
     "progress",
     "queue_of",
@@ -93,6 +94,11 @@ def stream(task_id: str) -> str:
 def claims(worker: str) -> str:
     """hash: delivery tag → claim, see claim.lua."""
     return f"{PREFIX}claims:{worker}"
+
+
+def held(worker: str) -> str:
+    """string, expiring: GB of its device that strangers hold."""
+    return f"{PREFIX}held:{worker}"
 
 
 def realtime(scope: str) -> str:
