@@ -48,7 +48,10 @@ SHORTEST_S = 0.005
 
 
 class Claimer:
-    """What worker `worker` claims for `device`; without a device everything fits. Times come from `clock`, s."""
+    """What worker `worker` claims for `device`; without a device everything fits.
+
+    `held`: GB of the device that strangers hold. Times come from `clock`, s.
+    """
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class Claimer:
         device: Device | None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        held: Callable[[], float] = float,
     ) -> None:
         self.worker = worker
         self._settings = settings
@@ -77,7 +81,7 @@ class Claimer:
         #: One sender at a time: the event loop, a pool's thread and the lease's all let go.
         self._sending = threading.RLock()
         self._gatekeeper = Gatekeeper(settings, device)
-        self._judge = Judge(settings, worker, device, self._try_store, clock)
+        self._judge = Judge(settings, worker, device, self._try_store, clock, held)
         self._idle = False
         #: When the next delayed message is due, s from the last claim.
         self._due_s: float | None = None

@@ -38,6 +38,8 @@ HEALTH = "health"
 YIELD_S = 5.0
 #: Addresses that are asked at once.
 AT_ONCE = 32
+#: A report is too old after so many checks, and so many s: an engine may take its time to answer.
+OLD, OLD_S = 2.0, 30.0
 #: Checks that were missed, from which on silence says nothing: Redis or the lead was away, not the nodes.
 MISSED = 2.0
 
@@ -140,19 +142,27 @@ def _judged(
         ms = min((answer.ms for answer in answers), default=None)
         yield _checked(before, now, NODE, name, _unless(rested, found), report=system, ms=ms)
         for device in entry.node.devices:
-            yield _device(before, now, seen, device, rested=rested)
+            yield _device(settings, before, now, seen, device, rested=rested)
     for endpoint in seen.endpoints:
         ms = endpoint.ms if endpoint.error is None else None
         found = checkup.of_endpoint(endpoint)
         yield _checked(before, now, ENDPOINT, endpoint.name, found, ms=ms, models=endpoint.models, url=endpoint.url)
 
 
-def _device(before: Mapping[str, Checked], now: float, seen: Seen, device: Device, *, rested: bool) -> Checked:
+def _device(
+    settings: Settings, before: Mapping[str, Checked], now: float, seen: Seen, device: Device, *, rested: bool
+) -> Checked:
     answer = seen.answers.get(device.worker)
     report = None if answer is None else answer.report
     where = "remote" if device.kind is DeviceKind.ENDPOINT else "local"
     is_gpu = device.kind in (DeviceKind.NVIDIA, DeviceKind.APPLE, DeviceKind.ENDPOINT)
-    found = checkup.of_device(report, is_alive=device.worker in seen.living, is_gpu=is_gpu, where=where)
+    found = checkup.of_device(
+        report,
+        is_alive=device.worker in seen.living,
+        is_gpu=is_gpu,
+        where=where,
+        old_s=OLD * settings.health_every_s + OLD_S,
+    )
     engines = [one for one in (report or {}).get("engines") or () if isinstance(one, dict)]
     reached = [one for one in engines if one.get("reachable") and one.get("url")]
     took = [float(one["ms"]) for one in reached if one.get("ms") is not None]

@@ -6,9 +6,11 @@ Needs are judged in one place, `domain/requirements`; a claim carries the verdic
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gpu_mesh.domain.device import Device
@@ -21,6 +23,8 @@ from gpu_mesh.store import ranking
 
 __all__ = ["Judge"]
 
+logger = logging.getLogger(__name__)
+
 #: How old a judgement may get, s: a CPU may stand for a GPU only until one joins, and a node's load changes.
 JUDGE_ANEW_S = 30.0
 
@@ -29,7 +33,10 @@ Call = Callable[..., Any]
 
 
 class Judge:
-    """Verdicts of one worker for `device`; without a device everything fits. Times come from `clock`, s."""
+    """Verdicts of one worker for `device`; without a device everything fits.
+
+    `held`: GB of it that strangers hold now. Times come from `clock`, s.
+    """
 
     def __init__(
         self,
@@ -38,12 +45,14 @@ class Judge:
         device: Device | None,
         call: Call,
         clock: Callable[[], float] = time.monotonic,
+        held: Callable[[], float] = float,
     ) -> None:
         self._settings = settings
         self._worker = worker
         self._device = device
         self._call = call
         self._clock = clock
+        self._held = held
         self._judged_at = clock()
         self._needs: dict[str, Requirements] = {}
         self._unjudgeable: dict[str, str] = {}
@@ -96,8 +105,12 @@ class Judge:
             self._call(ranking.unrank, self._worker, number)
 
     def refresh(self) -> None:
-        """When the verdicts are old: enter the scores anew, and forget what fits, for the fleet may have changed."""
-        if self._clock() - self._judged_at < JUDGE_ANEW_S:
+        """When the verdicts are old, or strangers came or left: enter the scores anew, and forget what fits."""
+        held = self._held()
+        if self._device is not None and held != self._device.held_gb:
+            logger.info("other programs hold %g GB of the device", held, extra={"action": "held", "held_gb": held})
+            self._device = replace(self._device, held_gb=held)
+        elif self._clock() - self._judged_at < JUDGE_ANEW_S:
             return
         for number, needs in list(self._needs.items()):
             if number in self.fits and self._device is not None:

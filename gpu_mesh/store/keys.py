@@ -32,6 +32,7 @@ __all__ = [
     "asks",
     "checkpoint",
     "claims",
+    "held",
     "preempted",
     "progress",
     "queue_of",
@@ -101,6 +102,11 @@ def stream(task_id: str) -> str:
 def claims(worker: str) -> str:
     """hash: delivery tag → claim, see claim.lua."""
     return f"{PREFIX}claims:{worker}"
+
+
+def held(worker: str) -> str:
+    """string, expiring: GB of its device that strangers hold."""
+    return f"{PREFIX}held:{worker}"
 
 
 def realtime(scope: str) -> str:

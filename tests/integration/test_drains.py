@@ -111,6 +111,6 @@ def test_a_task_says_that_all_that_fit_are_drained(client: redis.Redis):
     run("drain", "cellar", "--by", "bob")
     [task] = lookup.waiting_tasks(settings())
     assert task.why == (
-        "no device that fits takes work: gpu0@cellar: drained by bob, gpu0@office: drained by ann, "
+        "no device that fits takes it now: gpu0@cellar: drained by bob, gpu0@office: drained by ann, "
         "gpu1@office: drained by ann"
     )
