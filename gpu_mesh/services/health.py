@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: The remote-control command that each worker's parent answers (workers/inspection).
 COMMAND = "gpu_health"
-#: How long an answer is waited for, s: the parent has its report ready.
-ANSWER_S = 3.0
+#: How long answers are waited for, s: the parent has its report ready. Of a short interval, so much of it.
+ANSWER_S, ANSWER_SHARE = 3.0, 0.5
 #: The reason of a cordon of what is ill.
 HEALTH = "health"
 #: How long what runs on a device that becomes unhealthy may take to save and yield, s.
@@ -40,8 +40,9 @@ YIELD_S = 5.0
 AT_ONCE = 32
 #: A report is too old after so many checks, and so many s: an engine may take its time to answer.
 OLD, OLD_S = 2.0, 30.0
-#: Checks that were missed, from which on silence says nothing: Redis or the lead was away, not the nodes.
-MISSED = 2.0
+#: Pause between checks, in intervals and s, from which on silence says nothing: Redis or the lead was away, not the
+#: nodes.
+MISSED, MISSED_S = 2.0, 5.0
 
 _LEVELS = {State.DEGRADED: Level.WARNING, State.UNHEALTHY: Level.ERROR, State.OFFLINE: Level.CRITICAL}
 #: The rule of alerts about who falls and recovers again and again.
@@ -89,12 +90,12 @@ def look(app: celery.Celery, client: Any, settings: Settings) -> Seen:
     living = frozenset(leases.living(client))
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="watch") as pool:
         watched = [pool.submit(_probe, settings, *item) for item in settings.watch_urls.items()]
-        answers = _ask(app, sorted(living))
+        answers = _ask(app, sorted(living), min(ANSWER_S, ANSWER_SHARE * settings.health_every_s))
         endpoints = [one.result() for one in watched]
     return Seen(nodes.all_nodes(client), living, answers, endpoints)
 
 
-def _ask(app: celery.Celery, workers: Sequence[str]) -> dict[str, Answer]:
+def _ask(app: celery.Celery, workers: Sequence[str], timeout_s: float) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     began = time.monotonic()
 
@@ -104,7 +105,7 @@ def _ask(app: celery.Celery, workers: Sequence[str]) -> dict[str, Answer]:
 
     if workers:
         app.control.broadcast(
-            COMMAND, destination=workers, reply=True, timeout=ANSWER_S, limit=len(workers), callback=hear
+            COMMAND, destination=workers, reply=True, timeout=timeout_s, limit=len(workers), callback=hear
         )
     return answers
 
@@ -119,7 +120,7 @@ def tick(client: Any, settings: Settings, now: float, seen: Seen) -> None:
     """What a look found becomes states, cordons and alerts. `now`: s since the epoch."""
     before = health.all_checked(client)
     last = max((one.health.checked_at for one in before.values()), default=0.0)
-    rested = now - last > MISSED * settings.health_every_s
+    rested = now - last > MISSED * settings.health_every_s + MISSED_S
     after = {one.subject: one for one in _judged(settings, now, seen, before, rested=rested)}
     health.keep(client, after.values())
     _gate(client, after.values())

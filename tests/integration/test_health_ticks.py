@@ -14,6 +14,7 @@ from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.health import State
 from gpu_mesh.services import health
 from gpu_mesh.services.health import Answer, Seen
+from gpu_mesh.services.judge import Judge
 from gpu_mesh.settings import settings
 from gpu_mesh.store import cordons, keys, nodes, server
 from gpu_mesh.store import health as store
@@ -228,3 +229,19 @@ def test_one_check_at_a_time(world: World):
     """Two leads, or a message that came late: nobody gets two strikes for one failure."""
     assert store.may_check(world.client, 60.0)
     assert not store.may_check(world.client, 60.0)
+
+
+def test_placement_prefers_who_is_well(world: World):
+    """SPEC P2: who is degraded scores half, and what is woken first by a publish is who is well."""
+    device = world.nodes["n1"].node.devices[0]
+    now = [0.0]
+    judge = Judge(settings(), device.worker, device, lambda call, *args: call(world.client, *args), lambda: now[0])
+    judge.judge("7", "{}")
+    [(_, well)] = world.client.zrange(keys.ranking("7", "normal"), 0, -1, withscores=True)
+    world.say("gpu0@n1", device={"warnings": ["it throttles"]})
+    world.check()
+    now[0] += 60.0
+    judge.refresh()
+    [(_, degraded)] = world.client.zrange(keys.ranking("7", "normal"), 0, -1, withscores=True)
+    # The node's load moves the score a little too.
+    assert degraded < 0.7 * well
