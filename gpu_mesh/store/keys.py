@@ -6,6 +6,8 @@ import re
 
 __all__ = [
     "AGAIN",
+    "BEAT",
+    "BEAT_RUNS",
     "DEAD",
     "DELAYED",
     "FINISHED",
@@ -73,6 +75,8 @@ PURGED = f"{PREFIX}purged"
 WATCH, OUTAGE = f"{PREFIX}watch", f"{PREFIX}outage"
 #: string: one looks at that now, expiring; and list: messages that are in no queue any more, to be failed.
 LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
+#: string: the beat that leads, expiring; and hash: name of a periodic entry → when it was last due, s by Redis's clock.
+BEAT, BEAT_RUNS = f"{PREFIX}beat", f"{PREFIX}beat:runs"
 
 
 def progress(task_id: str) -> str:
