@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ class Beats:
 
     def check(self) -> None:
         dues = self.dues()
-        for earlier, later in zip(dues, dues[1:], strict=False):
+        for earlier, later in pairwise(dues):
             steps = (later - earlier) / EVERY_S
             assert round(steps) >= 1, (earlier, later)
             assert steps == pytest.approx(round(steps), abs=0.001), (earlier, later)
