@@ -6,6 +6,8 @@ import re
 
 __all__ = [
     "AGAIN",
+    "BEAT",
+    "BEAT_RUNS",
     "CHECKER",
     "CORDONS",
     "DEAD",
@@ -79,6 +81,8 @@ PURGED = f"{PREFIX}purged"
 WATCH, OUTAGE = f"{PREFIX}watch", f"{PREFIX}outage"
 #: string: one looks at that now, expiring; and list: messages that are in no queue any more, to be failed.
 LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
+#: string: the beat that leads, expiring; and hash: name of a periodic entry → when it was last due, s by Redis's clock.
+BEAT, BEAT_RUNS = f"{PREFIX}beat", f"{PREFIX}beat:runs"
 
 #: hash: node, device or watched address → JSON, see health.py; and string: one checks now, expiring.
 HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
