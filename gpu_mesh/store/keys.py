@@ -8,6 +8,8 @@ __all__ = [
     "AGAIN",
     "DEAD",
     "DELAYED",
+    "ENDED",
+    "ENDED_FIRST",
     "FINISHED",
     "FOOTPRINTS",
     "GATES",
@@ -21,6 +23,7 @@ __all__ = [
     "PREFIX",
     "PURGED",
     "REFUSED",
+    "REPORTS",
     "REVOKED",
     "STATE",
     "STATS",
@@ -29,6 +32,7 @@ __all__ = [
     "asks",
     "checkpoint",
     "claims",
+    "count",
     "preempted",
     "progress",
     "queue_of",
@@ -74,6 +78,11 @@ WATCH, OUTAGE = f"{PREFIX}watch", f"{PREFIX}outage"
 #: string: one looks at that now, expiring; and list: messages that are in no queue any more, to be failed.
 LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
 
+#: list: runs that ended and are in no counter yet, oldest first; and string: number of its first, see lua/_ended.lua.
+ENDED, ENDED_FIRST = f"{PREFIX}ended", f"{PREFIX}ended:first"
+#: list: the last statistics reports as JSON, newest first.
+REPORTS = f"{PREFIX}reports"
+
 
 def progress(task_id: str) -> str:
     """hash: part's task id → how much it did."""
@@ -93,6 +102,11 @@ def stream(task_id: str) -> str:
 def claims(worker: str) -> str:
     """hash: delivery tag → claim, see claim.lua."""
     return f"{PREFIX}claims:{worker}"
+
+
+def count(span: str, number: int | None = None) -> str:
+    """hash: what ended in a span of time, see counters.py; `minute` or `ten` has a number, `all` none."""
+    return f"{PREFIX}count:{span}" if number is None else f"{PREFIX}count:{span}:{number}"
 
 
 def realtime(scope: str) -> str:
