@@ -6,6 +6,8 @@ import re
 
 __all__ = [
     "AGAIN",
+    "CHECKER",
+    "CORDONS",
     "DEAD",
     "DELAYED",
     "ENDED",
@@ -14,6 +16,7 @@ __all__ = [
     "FOOTPRINTS",
     "GATES",
     "GRACE",
+    "HEALTH",
     "LATER",
     "LEASES",
     "LOOKER",
@@ -47,6 +50,10 @@ PREFIX = "gpumesh:"
 NODES = f"{PREFIX}nodes"
 #: list: the last finished tasks as JSON, newest first, capped.
 FINISHED = f"{PREFIX}finished"
+#: list: runs that ended and are in no counter yet, oldest first; and string: number of its first, see lua/_ended.lua.
+ENDED, ENDED_FIRST = f"{PREFIX}ended", f"{PREFIX}ended:first"
+#: list: the last statistics reports as JSON, newest first.
+REPORTS = f"{PREFIX}reports"
 #: hash: type of device and model as JSON → GB it was seen to take, and when.
 FOOTPRINTS = f"{PREFIX}footprints"
 #: zset: delivery tag of a message whose time has not come → when it is due; and hash: tag → its list and envelope.
@@ -59,6 +66,8 @@ GRACE = f"{PREFIX}grace"
 STATE = f"{PREFIX}state"
 #: hash: <queue>|<reason>@<scope> → JSON: since when and by whom a queue is closed, see gates.py.
 GATES = f"{PREFIX}gates"
+#: hash: <reason>@<name> → JSON: since when and by whom a node or worker claims nothing, see cordons.py.
+CORDONS = f"{PREFIX}cordons"
 #: hash: what holds for the windows, see windows.py.
 WINDOWS = f"{PREFIX}windows"
 #: list: messages that cannot be run, newest first: JSON, newline, envelope.
@@ -78,10 +87,8 @@ WATCH, OUTAGE = f"{PREFIX}watch", f"{PREFIX}outage"
 #: string: one looks at that now, expiring; and list: messages that are in no queue any more, to be failed.
 LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
 
-#: list: runs that ended and are in no counter yet, oldest first; and string: number of its first, see lua/_ended.lua.
-ENDED, ENDED_FIRST = f"{PREFIX}ended", f"{PREFIX}ended:first"
-#: list: the last statistics reports as JSON, newest first.
-REPORTS = f"{PREFIX}reports"
+#: hash: node, device or watched address → JSON, see health.py; and string: one checks now, expiring.
+HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
 
 
 def progress(task_id: str) -> str:
