@@ -12,6 +12,8 @@ __all__ = [
     "CORDONS",
     "DEAD",
     "DELAYED",
+    "ENDED",
+    "ENDED_FIRST",
     "FINISHED",
     "FOOTPRINTS",
     "GATES",
@@ -26,6 +28,7 @@ __all__ = [
     "PREFIX",
     "PURGED",
     "REFUSED",
+    "REPORTS",
     "REVOKED",
     "STATE",
     "STATS",
@@ -34,6 +37,7 @@ __all__ = [
     "asks",
     "checkpoint",
     "claims",
+    "count",
     "held",
     "preempted",
     "progress",
@@ -49,6 +53,10 @@ PREFIX = "gpumesh:"
 NODES = f"{PREFIX}nodes"
 #: list: the last finished tasks as JSON, newest first, capped.
 FINISHED = f"{PREFIX}finished"
+#: list: runs that ended and are in no counter yet, oldest first; and string: number of its first, see lua/_ended.lua.
+ENDED, ENDED_FIRST = f"{PREFIX}ended", f"{PREFIX}ended:first"
+#: list: the last statistics reports as JSON, newest first.
+REPORTS = f"{PREFIX}reports"
 #: hash: type of device and model as JSON → GB it was seen to take, and when.
 FOOTPRINTS = f"{PREFIX}footprints"
 #: zset: delivery tag of a message whose time has not come → when it is due; and hash: tag → its list and envelope.
@@ -106,6 +114,11 @@ def stream(task_id: str) -> str:
 def claims(worker: str) -> str:
     """hash: delivery tag → claim, see claim.lua."""
     return f"{PREFIX}claims:{worker}"
+
+
+def count(span: str, number: int | None = None) -> str:
+    """hash: what ended in a span of time, see counters.py; `minute` or `ten` has a number, `all` none."""
+    return f"{PREFIX}count:{span}" if number is None else f"{PREFIX}count:{span}:{number}"
 
 
 def held(worker: str) -> str:
