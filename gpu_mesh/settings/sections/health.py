@@ -16,7 +16,7 @@ class HealthSettings(BaseModel, defer_build=True):
         unit="s",
         default=30.0,
         ge=0.2,
-        le=600,
+        le=3600,
     )
     watch_urls: EngineUrls = setting(
         "Addresses of engines that are watched though no worker of the mesh serves them, as "
