@@ -21,6 +21,7 @@ __all__ = [
     "PREFIX",
     "PURGED",
     "REFUSED",
+    "REPAIRS",
     "REVOKED",
     "STATE",
     "STATS",
@@ -30,6 +31,8 @@ __all__ = [
     "checkpoint",
     "claims",
     "held",
+    "mending",
+    "orders",
     "preempted",
     "progress",
     "queue_of",
@@ -74,6 +77,19 @@ PURGED = f"{PREFIX}purged"
 WATCH, OUTAGE = f"{PREFIX}watch", f"{PREFIX}outage"
 #: string: one looks at that now, expiring; and list: messages that are in no queue any more, to be failed.
 LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
+
+#: list: the last attempts to repair an engine as JSON, newest first, capped.
+REPAIRS = f"{PREFIX}repairs"
+
+
+def orders(node: str) -> str:
+    """list: repairs that a node is to do, newest first, as JSON; expiring."""
+    return f"{PREFIX}orders:{node}"
+
+
+def mending(node: str) -> str:
+    """list: the repair that a node does now, as JSON; expiring."""
+    return f"{PREFIX}mending:{node}"
 
 
 def progress(task_id: str) -> str:
