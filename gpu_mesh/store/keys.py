@@ -28,6 +28,7 @@ __all__ = [
     "PREFIX",
     "PURGED",
     "REFUSED",
+    "REPAIRS",
     "REPORTS",
     "REVOKED",
     "STATE",
@@ -39,6 +40,8 @@ __all__ = [
     "claims",
     "count",
     "held",
+    "mending",
+    "orders",
     "preempted",
     "progress",
     "queue_of",
@@ -94,6 +97,19 @@ BEAT, BEAT_RUNS = f"{PREFIX}beat", f"{PREFIX}beat:runs"
 
 #: hash: node, device or watched address → JSON, see health.py; and string: one checks now, expiring.
 HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
+
+#: list: the last attempts to repair an engine as JSON, newest first, capped.
+REPAIRS = f"{PREFIX}repairs"
+
+
+def orders(node: str) -> str:
+    """list: repairs that a node is to do, newest first, as JSON; expiring."""
+    return f"{PREFIX}orders:{node}"
+
+
+def mending(node: str) -> str:
+    """list: the repair that a node does now, as JSON; expiring."""
+    return f"{PREFIX}mending:{node}"
 
 
 def progress(task_id: str) -> str:
