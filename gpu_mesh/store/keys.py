@@ -33,6 +33,7 @@ __all__ = [
     "REVOKED",
     "STATE",
     "STATS",
+    "UNTOLD",
     "WATCH",
     "WINDOWS",
     "asks",
@@ -98,8 +99,8 @@ BEAT, BEAT_RUNS = f"{PREFIX}beat", f"{PREFIX}beat:runs"
 #: hash: node, device or watched address → JSON, see health.py; and string: one checks now, expiring.
 HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
 
-#: list: the last attempts to repair an engine as JSON, newest first, capped.
-REPAIRS = f"{PREFIX}repairs"
+#: lists: the last attempts to repair an engine as JSON, newest first, capped; and those that nobody was told of.
+REPAIRS, UNTOLD = f"{PREFIX}repairs", f"{PREFIX}repairs:untold"
 
 
 def orders(node: str) -> str:
