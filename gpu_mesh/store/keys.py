@@ -6,6 +6,11 @@ import re
 
 __all__ = [
     "AGAIN",
+    "ALERTS",
+    "ALERTS_PAST",
+    "ALERT_RATES",
+    "ANNOUNCED",
+    "ANNOUNCER",
     "DEAD",
     "DELAYED",
     "FINISHED",
@@ -17,13 +22,16 @@ __all__ = [
     "LOOKER",
     "NODES",
     "OUTAGE",
+    "OUTBOX",
     "PREEMPTIONS",
     "PREFIX",
     "PURGED",
     "REFUSED",
     "REVOKED",
+    "SILENCES",
     "STATE",
     "STATS",
+    "TRIES",
     "WATCH",
     "WINDOWS",
     "asks",
@@ -73,6 +81,15 @@ PURGED = f"{PREFIX}purged"
 WATCH, OUTAGE = f"{PREFIX}watch", f"{PREFIX}outage"
 #: string: one looks at that now, expiring; and list: messages that are in no queue any more, to be failed.
 LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
+
+#: hash: <rule>|<subject> → alert that stands, JSON; list: alerts that are over, newest first, capped; see alerts.py.
+ALERTS, ALERTS_PAST = f"{PREFIX}alerts", f"{PREFIX}alerts:past"
+#: hash: rule → what was told of it lately, JSON; hash: id → silence, JSON.
+ALERT_RATES, SILENCES = f"{PREFIX}alerts:rates", f"{PREFIX}alerts:silences"
+#: hash: id → notice that goes to channels, JSON; hash: <id>|<channel> → how that went so far, JSON; see outbox.py.
+OUTBOX, TRIES = f"{PREFIX}alerts:outbox", f"{PREFIX}alerts:tries"
+#: string: somebody has channels, expiring; and string: who sends now, expiring.
+ANNOUNCED, ANNOUNCER = f"{PREFIX}alerts:announced", f"{PREFIX}alerts:announcer"
 
 
 def progress(task_id: str) -> str:
