@@ -90,6 +90,11 @@ class MeshRequest(Request):
         """Whether it is claimed, of the background tier and not over."""
         return self.queue in VICTIMS and CLAIM_HEADER in self._request_dict and not self.acknowledged
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether its child was killed, or is to be once it begins."""
+        return self._interrupted is not None
+
     def preempt(self, pool: Any, queue: str, *, kill: bool) -> None:
         """Have it yield to work of `queue`: at its next checkpoint, or with `kill` at once."""
         self.preempted_for = queue

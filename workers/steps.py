@@ -22,6 +22,7 @@ from gpu_mesh.transport import claim_with
 from workers.consumers import Consumers, GateWatch
 from workers.engine_watch import EngineWatch
 from workers.lease import Lease
+from workers.leaving import Leaving
 from workers.orphans import Orphans
 from workers.preemption import Preemption
 from workers.pulse import Pulse
@@ -56,7 +57,7 @@ class Leasing(bootsteps.StartStopStep):
         worker.pulse = Pulse()
         worker.orphans = Orphans()
         worker.claimer = Claimer(current, worker.hostname, own_device())
-        worker.gates = GateWatch(worker.claimer.closed)
+        worker.gates = GateWatch(worker.claimer.closed, leave=Leaving(worker).look)
         worker.gates.start()
         if (device := own_device()) is not None:
             self._watch = EngineWatch(lambda: worker.gates.closed, partial(engine_health.mend, device, current))

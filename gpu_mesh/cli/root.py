@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import alive, care, dead, demo, doctor, gates, run, show, submit, tasks
+from gpu_mesh.cli import alerts, alive, care, dead, demo, doctor, drains, gates, run, show, submit, tasks
 
 __all__ = ["root"]
 
@@ -37,6 +37,9 @@ for command in (
     gates.pause,
     gates.resume,
     gates.windows,
+    drains.drain,
+    drains.undrain,
+    alerts.alerts,
     show.nodes,
     show.queues,
     show.status,

@@ -199,7 +199,9 @@ def cleared(before: Standing, text: str, now: float, windows: Mapping[Level, Win
     return _told(change, "over", over, now, {**windows, **changed})
 
 
-def summaries(rule: str, windows: Mapping[Level, Window], now: float) -> tuple[dict[Level, Window | None], list[Notice]]:
+def summaries(
+    rule: str, windows: Mapping[Level, Window], now: float
+) -> tuple[dict[Level, Window | None], list[Notice]]:
     """Windows of the rule that are over at `now`, to be forgotten, and the lines that tell of what they held back."""
     ended = {level: window for level, window in windows.items() if _is_over(window, now)}
     told = [_summary(rule, level, window, now) for level, window in ended.items() if window.held or window.more]
@@ -258,8 +260,9 @@ def _summary(rule: str, level: Level, window: Window, now: float) -> Notice:
     count = len(window.held) + window.more
     names = ", ".join(window.held[:NAMED]) + (", …" if count > NAMED else "")
     over = " recovered" if level is Level.INFO else ""
+    text, reach = f"and {count} more{over}: {names}", max(window.reach, int(level))
     return Notice(
-        kind="more", rule=rule, subject="mesh", level=level, reach=max(window.reach, int(level)), text=f"and {count} more{over}: {names}",
+        kind="more", rule=rule, subject="mesh", level=level, reach=reach, text=text,
         remedy="`gpu-mesh alerts` lists all", since=window.since, at=now,
     )  # fmt: skip
 

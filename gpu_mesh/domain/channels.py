@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from gpu_mesh.domain.alerts import Level, Notice
 
@@ -12,6 +13,8 @@ __all__ = ["Channel", "body", "parse", "scrub", "title"]
 
 #: Longest first line, characters: a mail's subject.
 TITLE_LENGTH = 160
+#: Longest words of a failure, characters.
+WORDS_LENGTH = 200
 _LEVEL = re.compile(r"([A-Za-z]+)=(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,31})://\S+")
 #: Of these the host is a host; of others it may be a token.
@@ -68,17 +71,17 @@ def parse(text: str, level: Level, first: int = 1) -> tuple[Channel, ...]:
     return tuple(found)
 
 
-def scrub(words: str, url: str, unquoted: str = "") -> str:
+def scrub(words: str, url: str) -> str:
     """What was said of a failure, in one line, without any part of the address but its scheme, and its host where
-    that is no token. `unquoted`: the address without its %-signs."""
+    that is no token."""
     host = _HOST_IS_SHOWN.match(url)
-    parts = {part for text in (url, unquoted) for part in _BETWEEN.split(text.partition("://")[2])}
-    parts -= {host[1]} if host else set()
+    parts = set(_BETWEEN.split(url.partition("://")[2])) - ({host[1]} if host else set())
+    parts |= set(map(unquote, parts))
     words = " ".join(words.split())
     for part in sorted(parts, key=len, reverse=True):
         if len(part) >= SHORTEST_HIDDEN:
             words = words.replace(part, "***")
-    return words[:200]
+    return words[:WORDS_LENGTH]
 
 
 def title(notice: Notice) -> str:

@@ -87,8 +87,8 @@ def disconnected(silent: Iterable[Silent]) -> list[Alert]:
             rule="disconnected",
             subject=node.name,
             level=Level.ERROR,
-            text=f"not heard of for {node.silent_s:.0f} s, with {_count(node.devices, 'device')}; its work runs elsewhere",
-            remedy="see whether the machine runs and reaches Redis; if it is gone for good it is forgotten in a week",
+            text=f"not heard of for {node.silent_s:.0f} s, with {_count(node.devices, 'device')}; its work moved",
+            remedy="see whether it runs and reaches Redis; one that is gone for good is forgotten in a week",
         )
         for node in silent
     ]
@@ -208,17 +208,17 @@ def realtime(why: str | None, queue: str) -> list[Alert]:
 
 def redis_memory(used: int, limit: int, is_set: bool, held: Collection[str]) -> list[Alert]:
     """Redis uses nearly all memory it may, or where none `is_set` that its machine has; bytes."""
-    least = REDIS_FULL * (MEMORY_BACK if MESH in held else 1.0)
+    least = REDIS_FULL * (MEMORY_BACK if "redis" in held else 1.0)
     if limit <= 0 or used <= least * limit:
         return []
     of = "its maxmemory" if is_set else "its machine's memory"
     return [
         Alert(
             rule="redis",
-            subject=MESH,
+            subject="redis",
             level=Level.CRITICAL if used > REDIS_CRITICAL * limit else Level.ERROR,
-            text=f"Redis uses {used / 1e6:.0f} of {limit / 1e6:.0f} MB, {used / limit:.0%} of {of}: full, it refuses tasks",
-            remedy="raise its maxmemory; `gpu-mesh queues` shows what waits, GPU_MESH_RESULT_EXPIRES_S ends results sooner",
+            text=f"uses {used / 1e6:.0f} of {limit / 1e6:.0f} MB, {used / limit:.0%} of {of}; full, it refuses tasks",
+            remedy="raise its maxmemory, or shorten GPU_MESH_RESULT_EXPIRES_S; `gpu-mesh queues` shows what waits",
         )
     ]
 

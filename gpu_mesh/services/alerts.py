@@ -38,8 +38,8 @@ SILENCES_KEPT_S = 86_400.0
 def post(client: Any, alert: Alert) -> None:
     """Raise an alert. Of one rule and subject that is raised already nothing is told again, unless its level rose.
 
-    One of level INFO is an event: told, and over. `client`: a Redis client. Raises BrokerUnavailable, the alert being in
-    the log all the same.
+    One of level INFO is an event: told, and over. `client`: a Redis client. Raises BrokerUnavailable; the log has the
+    alert all the same.
     """
     try:
         with mapped_errors(settings()):

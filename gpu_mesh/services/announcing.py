@@ -83,7 +83,7 @@ def _log(channel: Channel, told: Sequence[tuple[Notice, Mapping[Key, Try], str |
     errors = [error for notice, tries, error in told if error and (notice.id, channel.key) not in tries]
     if errors:
         logger.warning(
-            "%s was not told of %d alerts, tried again for an hour: %s",
-            *(channel.label, len(errors), errors[0]),
+            "%s was not told, it is tried again for an hour: %s",
+            *(channel.label, errors[0]),
             extra={"action": "announce"},
         )

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote
 
 from gpu_mesh.domain.alerts import Level, Notice
 from gpu_mesh.domain.announcing import Key
@@ -26,6 +25,8 @@ logger = logging.getLogger(__name__)
 DEADLINE_S = 30.0
 #: How long the look at the addresses may take, s: at worst on a machine that is busy.
 CHECK_S = 60.0
+#: How long the pipe of a killed process is waited for, s.
+END_S = 2.0
 #: What apprise calls a level.
 _TYPES = {Level.INFO: "info", Level.WARNING: "warning", Level.ERROR: "failure", Level.CRITICAL: "failure"}
 ARGV = (sys.executable, "-P", messenger.__file__)
@@ -103,7 +104,7 @@ class Messenger:
         for answer in self._ask({"channels": asked}, deadline_s):
             error, key = answer.get("error"), str(answer.get("channel"))
             if (told := (str(answer.get("id")), key)) in outcomes:
-                outcomes[told] = None if error is None else scrub(str(error), urls[key], unquote(urls[key]))
+                outcomes[told] = None if error is None else scrub(str(error), urls[key])
         if self._stopped:
             return {key: error for key, error in outcomes.items() if error != silence}
         return outcomes
@@ -130,7 +131,7 @@ class Messenger:
             said, _ = process.communicate(json.dumps(asked), timeout=deadline_s)
         except subprocess.TimeoutExpired:
             process.kill()
-            said, _ = process.communicate()
+            said = _rest(process)
         finally:
             self._process = None
         return _read(said)
@@ -145,6 +146,15 @@ def send(
 
 def _answers(asked: Mapping[str, Any], deadline_s: float) -> list[dict[str, Any]]:
     return Messenger()._ask(asked, deadline_s)
+
+
+def _rest(process: subprocess.Popen[str]) -> str:
+    """What a killed process said; nothing where another one, which it began, keeps its pipe open."""
+    try:
+        return process.communicate(timeout=END_S)[0]
+    except subprocess.TimeoutExpired as exc:
+        said = exc.stdout or b""
+        return said.decode(errors="replace") if isinstance(said, bytes) else said
 
 
 def _read(said: str) -> list[dict[str, Any]]:

@@ -232,8 +232,8 @@ class Claimer:
         if tends:
             self.promote()
 
-    def closed(self) -> frozenset[str]:
-        """The queues that are closed to this worker now. Raises BrokerUnavailable."""
+    def closed(self) -> holds.Closed:
+        """What is closed to this worker now. Raises BrokerUnavailable."""
         with mapped_errors(self._settings):
             return holds.closed_to(self._client, self.worker)
 

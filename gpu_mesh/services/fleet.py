@@ -21,7 +21,7 @@ from gpu_mesh.services import alerts, gates, placement
 from gpu_mesh.services.lookup import known_queues
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import alerts as store
-from gpu_mesh.store import availability, census, nodes, queues, server
+from gpu_mesh.store import availability, census, health, nodes, queues, server
 from gpu_mesh.store.client import broker_error, connect, mapped_errors
 
 __all__ = ["EVERY_S", "reconcile", "tick"]
@@ -115,8 +115,16 @@ def _gpu_memory(client: Any, settings: Settings, now: float, held: frozenset[str
 
 
 def _memory_in_use(client: Any) -> dict[str, tuple[float, float]]:
-    """Worker → GB used, GB in all, as the health checks found them last."""
-    return {}
+    """Worker → GB used, GB in all, as the health checks found them last; without workers that are silent."""
+    found = {}
+    for one in health.all_checked(client).values():
+        reading = one.report.get("device")
+        if one.kind != health.DEVICE or one.response_ms is None or not isinstance(reading, dict):
+            continue
+        used, total = reading.get("memory_used_gb"), reading.get("memory_total_gb")
+        if isinstance(used, (int, float)) and isinstance(total, (int, float)):
+            found[one.name] = (float(used), float(total))
+    return found
 
 
 def _buried(client: Any, settings: Settings, now: float, held: frozenset[str]) -> list[Alert]:

@@ -20,6 +20,8 @@ from typing import Any
 
 __all__ = ["main"]
 
+logger = logging.getLogger(__name__)
+
 
 class _Said(logging.Handler):
     """What apprise logs, by thread: what it returns of a failure is only that it was one."""
@@ -42,8 +44,9 @@ def main() -> None:
     import apprise
 
     said = _Said()
-    apprise.logger.logger.addHandler(said)
-    apprise.logger.logger.propagate = False
+    its_log = logging.getLogger("apprise")
+    its_log.addHandler(said)
+    its_log.propagate = False
     if "check" in asked:
         _tell({"check": [apprise.Apprise.instantiate(url) is not None for url in asked["check"]]})
         return
@@ -67,7 +70,9 @@ def _send(told: dict[str, Any], channel: Any, said: _Said) -> None:
                 words = {name: message[name] for name in ("title", "body")}
                 if not channel.notify(**words, notify_type=message["type"], body_format="text"):
                     error = said.take() or "not sent"
-            except Exception as exc:  # a plugin may raise anything: the next message, and the others, are sent
+            except Exception as exc:
+                # A plugin may raise anything: the next message is sent all the same.
+                logger.exception("not sent", extra={"action": "send"})
                 error = f"{type(exc).__name__}: {exc}"
         _tell({"channel": told["key"], "id": message["id"], "error": error})
 

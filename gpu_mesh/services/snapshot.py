@@ -11,7 +11,7 @@ from gpu_mesh.domain.queues import QUEUES
 from gpu_mesh.services import gates
 from gpu_mesh.services.lookup import known_queues, running_entries
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import nodes, preemption, queues, stats
+from gpu_mesh.store import cordons, nodes, preemption, queues, stats
 from gpu_mesh.store.client import connect, mapped_errors
 
 __all__ = ["DeviceView", "NodeView", "QueueView", "Snapshot", "read"]
@@ -29,6 +29,8 @@ class DeviceView:
     power: float
     cost_per_hour: float
     running: str | None
+    #: Why it claims nothing though it is there, its node's reasons included; None where it may claim.
+    cordoned: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def read(settings: Settings) -> Snapshot:
         entries = nodes.all_nodes(client)
         names = known_queues(settings)
         waiting = queues.depths(client, names)
+        held_off = cordons.cordoned(client)
         counted = {**stats.read(client), "preempted": sum(preemption.counts(client).values())}
         closures = gates.read_closures(client, settings)
     running = running_entries(settings)
@@ -94,7 +97,7 @@ def read(settings: Settings) -> Snapshot:
     counts = Counter(str(entry["queue"]) for entry in running)
     known = {queue.name: queue for queue in QUEUES}
     return Snapshot(
-        nodes=[_node(entry, settings.node_ttl_s, by_worker) for entry in entries],
+        nodes=[_node(entry, settings.node_ttl_s, by_worker, held_off) for entry in entries],
         queues=[
             QueueView(
                 name=name,
@@ -112,7 +115,7 @@ def read(settings: Settings) -> Snapshot:
     )
 
 
-def _node(entry: nodes.NodeEntry, ttl_s: float, by_worker: dict[str, str]) -> NodeView:
+def _node(entry: nodes.NodeEntry, ttl_s: float, by_worker: dict[str, str], held_off: dict[str, str]) -> NodeView:
     node = entry.node
     return NodeView(
         name=node.name,
@@ -132,6 +135,7 @@ def _node(entry: nodes.NodeEntry, ttl_s: float, by_worker: dict[str, str]) -> No
                 power=device.power,
                 cost_per_hour=device.cost_per_hour,
                 running=by_worker.get(device.worker),
+                cordoned="; ".join(held_off[one] for one in (node.name, device.worker) if one in held_off) or None,
             )
             for device in node.devices
         ],

@@ -11,12 +11,15 @@ __all__ = [
     "ALERT_RATES",
     "ANNOUNCED",
     "ANNOUNCER",
+    "CHECKER",
+    "CORDONS",
     "DEAD",
     "DELAYED",
     "FINISHED",
     "FOOTPRINTS",
     "GATES",
     "GRACE",
+    "HEALTH",
     "LATER",
     "LEASES",
     "LOOKER",
@@ -63,6 +66,8 @@ GRACE = f"{PREFIX}grace"
 STATE = f"{PREFIX}state"
 #: hash: <queue>|<reason>@<scope> → JSON: since when and by whom a queue is closed, see gates.py.
 GATES = f"{PREFIX}gates"
+#: hash: <reason>@<name> → JSON: since when and by whom a node or worker claims nothing, see cordons.py.
+CORDONS = f"{PREFIX}cordons"
 #: hash: what holds for the windows, see windows.py.
 WINDOWS = f"{PREFIX}windows"
 #: list: messages that cannot be run, newest first: JSON, newline, envelope.
@@ -90,6 +95,8 @@ ALERT_RATES, SILENCES = f"{PREFIX}alerts:rates", f"{PREFIX}alerts:silences"
 OUTBOX, TRIES = f"{PREFIX}alerts:outbox", f"{PREFIX}alerts:tries"
 #: string: somebody has channels, expiring; and string: who sends now, expiring.
 ANNOUNCED, ANNOUNCER = f"{PREFIX}alerts:announced", f"{PREFIX}alerts:announcer"
+#: hash: node, device or watched address → JSON, see health.py; and string: one checks now, expiring.
+HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
 
 
 def progress(task_id: str) -> str:

@@ -63,9 +63,9 @@ def tries(client: redis.Redis) -> dict[Key, Try]:
 
 def note(client: redis.Redis, outcomes: Mapping[Key, Try]) -> None:
     """How a channel did with a notice."""
-    if outcomes:
-        told = {f"{notice}|{channel}": json.dumps(asdict(at)) for (notice, channel), at in outcomes.items()}
-        client.hset(keys.TRIES, mapping=told)
+    told = [part for key, at in outcomes.items() for part in ("|".join(key), json.dumps(asdict(at)))]
+    if told:
+        client.hset(keys.TRIES, items=told)
 
 
 def finish(client: redis.Redis, ids: Sequence[str]) -> None:
@@ -106,7 +106,7 @@ def _leave(client: redis.Redis, who: str) -> None:
 def _try(told: tuple[Any, Any]) -> tuple[Key, Try | None]:
     notice, _, channel = text(told[0]).partition("|")
     try:
-        found = json.loads(text(told[1]))
+        found = dict(json.loads(text(told[1])))
         return (notice, channel), Try(**{name: found[name] for name in Try.__slots__ if name in found})
     except (ValueError, TypeError, KeyError, AttributeError):
         return (notice, channel), None
