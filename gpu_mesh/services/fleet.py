@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from gpu_mesh.domain import fleet as rules
-from gpu_mesh.domain.alert_rules import RULES
 from gpu_mesh.domain.alerts import Alert, Standing
 from gpu_mesh.domain.availability import REALTIME_QUEUE
 from gpu_mesh.domain.queues import GPU_QUEUES
@@ -24,7 +23,7 @@ from gpu_mesh.store import alerts as store
 from gpu_mesh.store import availability, census, health, nodes, queues, server
 from gpu_mesh.store.client import broker_error, connect, mapped_errors
 
-__all__ = ["EVERY_S", "reconcile", "tick"]
+__all__ = ["EVERY_S", "JUDGES", "OVER", "reconcile", "tick"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ def reconcile(settings: Settings) -> None:
 def tick(client: Any, settings: Settings, now: float) -> None:
     """Post what stands, clear what does not. `now`: s since the epoch. Raises BrokerUnavailable."""
     standing = store.standing(client)
-    for rule, judge in _JUDGES.items():
+    for rule, judge in JUDGES.items():
         held = [one for one in standing if one.rule == rule]
         try:
             found = judge(client, settings, now, frozenset(one.subject for one in held))
@@ -158,7 +157,8 @@ def _redis_memory(client: Any, settings: Settings, now: float, held: frozenset[s
     return [] if told is None else rules.redis_memory(told.used, told.limit, told.is_set, held)
 
 
-_JUDGES: dict[str, Callable[[Any, Settings, float, frozenset[str]], list[Alert]]] = {
+#: What judges each rule: client, settings, time, and the subjects of which one stands.
+JUDGES: dict[str, Callable[[Any, Settings, float, frozenset[str]], list[Alert]]] = {
     "redis": _redis_memory,
     "realtime": _realtime,
     "disconnected": _disconnected,
@@ -168,4 +168,3 @@ _JUDGES: dict[str, Callable[[Any, Settings, float, frozenset[str]], list[Alert]]
     "dead": _buried,
     "unschedulable": _unschedulable,
 }
-assert set(_JUDGES) == set(OVER) == {name for name, rule in RULES.items() if rule.by == "fleet"}
