@@ -8,7 +8,7 @@ from celery.schedules import crontab
 
 from gpu_mesh.celery import app
 from gpu_mesh.domain.queues import CONTROL_QUEUE
-from gpu_mesh.services import availability, fleet, usage
+from gpu_mesh.services import availability, fleet, telling, usage
 from gpu_mesh.settings import settings
 
 __all__ = ["SCHEDULE"]
@@ -45,6 +45,16 @@ SCHEDULE: dict[str, dict[str, Any]] = {
         "task": "mesh.usage",
         "schedule": usage.EVERY_S,
         "options": {"queue": CONTROL_QUEUE, "expires": usage.EVERY_S},
+    },
+    "stats": {
+        "task": "mesh.stats",
+        "schedule": telling.STATS_EVERY_S,
+        "options": {"queue": CONTROL_QUEUE, "expires": telling.STATS_EVERY_S},
+    },
+    "line": {
+        "task": "mesh.line",
+        "schedule": telling.LINE_EVERY_S,
+        "options": {"queue": CONTROL_QUEUE, "expires": telling.LINE_EVERY_S},
     },
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import alerts, alive, care, dead, demo, doctor, drains, gates, run, show, submit, tasks
+from gpu_mesh.cli import alerts, alive, care, dead, demo, doctor, drains, gates, health, run, show, stats, submit, tasks
 
 __all__ = ["root"]
 
@@ -43,6 +43,8 @@ for command in (
     show.nodes,
     show.queues,
     show.status,
+    stats.stats,
+    health.health,
     show.config,
     doctor.doctor,
     demo.demo,

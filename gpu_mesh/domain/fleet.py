@@ -17,6 +17,7 @@ __all__ = [
     "Depth",
     "Misfits",
     "Silent",
+    "are_many",
     "backlogs",
     "buried",
     "disconnected",
@@ -40,8 +41,8 @@ REDIS_FULL, REDIS_CRITICAL = 0.9, 0.97
 FRESH_S, MANY_DEAD = 3600.0, 100
 #: How long a task must have waited before one says that nothing fits it, s: nodes restart.
 PATIENCE_S = 60.0
-#: Reasons that one alert names.
-REASONS = 3
+#: Reasons that one alert names, and how much of each, characters.
+REASONS, REASON_LENGTH = 3, 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +95,21 @@ def disconnected(silent: Iterable[Silent]) -> list[Alert]:
     ]
 
 
-def failures(failed: Mapping[str, int], total: int, limit: float, held: Collection[str]) -> list[Alert]:
-    """More than `limit` (a share) of the last tasks failed; `failed`: how many by name, of `total`."""
-    count = sum(failed.values())
-    least = limit * BACK if MESH in held else limit
-    if total < LEAST_TASKS or count <= least * total:
-        return []
-    most = ", ".join(f"{times} × {name}" for name, times in Counter(failed).most_common(REASONS))
+def are_many(failed: int, total: int, limit: float, held: Collection[str]) -> bool:
+    """Whether more than `limit` (a share) of the tasks that ended lately failed."""
+    return total >= LEAST_TASKS and failed > (limit * BACK if MESH in held else limit) * total
+
+
+def failures(failed: int, total: int, names: Mapping[str, int]) -> list[Alert]:
+    """They are many; `names`: how many by name, as far as that is known."""
+    most = ", ".join(f"{times} × {name}" for name, times in Counter(names).most_common(REASONS))
     return [
         Alert(
             rule="failures",
             subject=MESH,
             level=Level.ERROR,
-            text=f"{count} of {total} tasks failed in {FAILURES_S / 60:.0f} min ({count / total:.0%}): {most}",
+            text=f"{failed} of {total} tasks failed in {FAILURES_S / 60:.0f} min ({failed / total:.0%})"
+            + (f": {most}" if most else ""),
             remedy="`gpu-mesh tasks --finished` shows them, `gpu-mesh tasks show ID` the error of one",
         )
     ]
@@ -177,7 +180,7 @@ def unschedulable(misfits: Sequence[Misfits]) -> list[Alert]:
         counts: Counter[str] = Counter()
         for one in misfits:
             if one.queue == queue:
-                counts[one.why] += one.count
+                counts[_short(one.why)] += one.count
         most = "; ".join(f"{times} × {why}" for why, times in counts.most_common(REASONS))
         found.append(
             Alert(
@@ -225,3 +228,7 @@ def redis_memory(used: int, limit: int, is_set: bool, held: Collection[str]) -> 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _short(why: str) -> str:
+    return why if len(why) <= REASON_LENGTH else f"{why[:REASON_LENGTH]}…"

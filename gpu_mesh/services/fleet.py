@@ -16,7 +16,7 @@ from gpu_mesh.domain.availability import REALTIME_QUEUE
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.domain.requirements import Requirements
 from gpu_mesh.errors import BrokerUnavailable, InvalidTask
-from gpu_mesh.services import alerts, gates, placement
+from gpu_mesh.services import alerts, gates, placement, stats
 from gpu_mesh.services.lookup import known_queues
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import alerts as store
@@ -33,9 +33,11 @@ EVERY_S = 30.0
 BATCH_QUEUE = "ai-batch"
 #: Groups of waiting tasks judged in one look, and dead letters counted.
 GROUPS, DEAD_COUNTED = 500, 1000
+#: Renewals of their registration that nodes have time for, once Redis is back.
+GRACE_REFRESHES = 2
 #: What is said of what ended, by rule.
 OVER = {
-    "disconnected": "heard of again, or gone in order",
+    "disconnected": "it is here again, left in order, or was forgotten",
     "failures": "fewer tasks fail",
     "backlog": "fewer tasks wait",
     "memory": "less memory is in use",
@@ -64,7 +66,8 @@ def tick(client: Any, settings: Settings, now: float) -> None:
                 raise
             logger.exception("rule %s cannot be judged", rule, extra={"action": "alerts"})
             continue
-        _follow(client, rule, found, held)
+        if found is not None:
+            _follow(client, rule, found, held)
 
 
 def _follow(client: Any, rule: str, found: list[Alert], held: list[Standing]) -> None:
@@ -76,7 +79,10 @@ def _follow(client: Any, rule: str, found: list[Alert], held: list[Standing]) ->
             alerts.clear(client, rule, one.subject, OVER[rule])
 
 
-def _disconnected(client: Any, settings: Settings, now: float, held: frozenset[str]) -> list[Alert]:
+def _disconnected(client: Any, settings: Settings, now: float, held: frozenset[str]) -> list[Alert] | None:
+    # Redis was away: nobody could be heard.
+    if now <= census.grace_until(client) + GRACE_REFRESHES * settings.node_refresh_s:
+        return None
     return rules.disconnected(
         rules.Silent(entry.node.name, entry.silent_s, len(entry.node.devices))
         for entry in nodes.all_nodes(client)
@@ -85,8 +91,10 @@ def _disconnected(client: Any, settings: Settings, now: float, held: frozenset[s
 
 
 def _failures(client: Any, settings: Settings, now: float, held: frozenset[str]) -> list[Alert]:
-    ended = census.outcomes(client, now - rules.FAILURES_S)
-    return rules.failures(ended.failed, ended.total, settings.alert_failures, held)
+    failed, total = stats.failures(client, rules.FAILURES_S)
+    if not rules.are_many(failed, total, settings.alert_failures, held):
+        return []
+    return rules.failures(failed, total, census.failed_names(client, now - rules.FAILURES_S))
 
 
 def _backlogs(client: Any, settings: Settings, now: float, held: frozenset[str]) -> list[Alert]:
@@ -157,8 +165,8 @@ def _redis_memory(client: Any, settings: Settings, now: float, held: frozenset[s
     return [] if told is None else rules.redis_memory(told.used, told.limit, told.is_set, held)
 
 
-#: What judges each rule: client, settings, time, and the subjects of which one stands.
-JUDGES: dict[str, Callable[[Any, Settings, float, frozenset[str]], list[Alert]]] = {
+#: What judges each rule: client, settings, time, and the subjects of which one stands. None: it cannot be told now.
+JUDGES: dict[str, Callable[[Any, Settings, float, frozenset[str]], list[Alert] | None]] = {
     "redis": _redis_memory,
     "realtime": _realtime,
     "disconnected": _disconnected,

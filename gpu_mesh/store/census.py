@@ -13,19 +13,9 @@ from gpu_mesh.store import journal, keys
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["Group", "Memory", "Outcomes", "dead_lately", "groups", "memory", "outcomes"]
+__all__ = ["Group", "Memory", "dead_lately", "failed_names", "grace_until", "groups", "memory"]
 
-#: Entries of the journal read at first; four times as many with each further look.
-PAGE = 200
 FAILED = "FAILURE"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """How tasks ended lately: how many, and of those that failed how many by name."""
-
-    total: int
-    failed: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +36,18 @@ class Memory:
     is_set: bool
 
 
-def outcomes(client: redis.Redis, since: float) -> Outcomes:
-    """Of tasks that ended after `since`, s since the epoch, as far as the journal goes back."""
-    limit, found = PAGE, journal.finished(client, PAGE)
-    while len(found) == limit and _ended_at(found[-1]) >= since:
-        limit *= 4
-        more = journal.finished(client, limit)
-        if len(more) == len(found):
-            break
-        found = more
-    lately = [entry for entry in found if _ended_at(entry) >= since]
-    failed = Counter(str(entry.get("name")) for entry in lately if entry.get("state") == FAILED)
-    return Outcomes(len(lately), dict(failed))
+def failed_names(client: redis.Redis, since: float) -> dict[str, int]:
+    """Tasks that failed after `since`, s since the epoch, by name, as far as the journal goes back."""
+    found = (one for one in journal.finished(client) if one.get("state") == FAILED and _ended_at(one) >= since)
+    return dict(Counter(str(one.get("name")) for one in found))
+
+
+def grace_until(client: redis.Redis) -> float:
+    """Until when nobody counts as gone, for Redis was away; s since the epoch, 0 where it never was."""
+    try:
+        return float(client.get(keys.GRACE) or 0) / 1e6
+    except ValueError:
+        return 0.0
 
 
 def dead_lately(client: redis.Redis, within_s: float, limit: int) -> tuple[list[tuple[str, str]], int]:

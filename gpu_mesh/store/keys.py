@@ -11,10 +11,14 @@ __all__ = [
     "ALERT_RATES",
     "ANNOUNCED",
     "ANNOUNCER",
+    "BEAT",
+    "BEAT_RUNS",
     "CHECKER",
     "CORDONS",
     "DEAD",
     "DELAYED",
+    "ENDED",
+    "ENDED_FIRST",
     "FINISHED",
     "FOOTPRINTS",
     "GATES",
@@ -30,6 +34,7 @@ __all__ = [
     "PREFIX",
     "PURGED",
     "REFUSED",
+    "REPORTS",
     "REVOKED",
     "SILENCES",
     "STATE",
@@ -40,6 +45,8 @@ __all__ = [
     "asks",
     "checkpoint",
     "claims",
+    "count",
+    "held",
     "preempted",
     "progress",
     "queue_of",
@@ -54,6 +61,10 @@ PREFIX = "gpumesh:"
 NODES = f"{PREFIX}nodes"
 #: list: the last finished tasks as JSON, newest first, capped.
 FINISHED = f"{PREFIX}finished"
+#: list: runs that ended and are in no counter yet, oldest first; and string: number of its first, see lua/_ended.lua.
+ENDED, ENDED_FIRST = f"{PREFIX}ended", f"{PREFIX}ended:first"
+#: list: the last statistics reports as JSON, newest first.
+REPORTS = f"{PREFIX}reports"
 #: hash: type of device and model as JSON → GB it was seen to take, and when.
 FOOTPRINTS = f"{PREFIX}footprints"
 #: zset: delivery tag of a message whose time has not come → when it is due; and hash: tag → its list and envelope.
@@ -86,6 +97,8 @@ PURGED = f"{PREFIX}purged"
 WATCH, OUTAGE = f"{PREFIX}watch", f"{PREFIX}outage"
 #: string: one looks at that now, expiring; and list: messages that are in no queue any more, to be failed.
 LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
+#: string: the beat that leads, expiring; and hash: name of a periodic entry → when it was last due, s by Redis's clock.
+BEAT, BEAT_RUNS = f"{PREFIX}beat", f"{PREFIX}beat:runs"
 
 #: hash: <rule>|<subject> → alert that stands, JSON; list: alerts that are over, newest first, capped; see alerts.py.
 ALERTS, ALERTS_PAST = f"{PREFIX}alerts", f"{PREFIX}alerts:past"
@@ -117,6 +130,16 @@ def stream(task_id: str) -> str:
 def claims(worker: str) -> str:
     """hash: delivery tag → claim, see claim.lua."""
     return f"{PREFIX}claims:{worker}"
+
+
+def count(span: str, number: int | None = None) -> str:
+    """hash: what ended in a span of time, see counters.py; `minute` or `ten` has a number, `all` none."""
+    return f"{PREFIX}count:{span}" if number is None else f"{PREFIX}count:{span}:{number}"
+
+
+def held(worker: str) -> str:
+    """string, expiring: GB of its device that strangers hold."""
+    return f"{PREFIX}held:{worker}"
 
 
 def realtime(scope: str) -> str:

@@ -19,7 +19,7 @@ from gpu_mesh.settings import settings
 from gpu_mesh.store import nodes, ranking
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["alerts", "availability", "begin", "health", "tidy", "usage", "windows"]
+__all__ = ["alerts", "availability", "begin", "health", "line", "stats", "tidy", "usage", "windows"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,22 @@ def health(self: Any) -> None:
 def alerts() -> None:
     """See what is wrong with the mesh as a whole, and tell of it."""
     judge(settings())
+
+
+@shared_task(name="mesh.stats", queue=CONTROL_QUEUE, ignore_result=True)
+def stats() -> None:
+    """Report what ended lately, in the log and in Redis."""
+    from gpu_mesh.services.telling import tell_stats  # here: only one worker needs what it imports
+
+    tell_stats(settings())
+
+
+@shared_task(name="mesh.line", queue=CONTROL_QUEUE, ignore_result=True)
+def line() -> None:
+    """Say the mesh in one line of the log."""
+    from gpu_mesh.services.telling import tell_line
+
+    tell_line(settings())
 
 
 @worker_ready.connect

@@ -78,22 +78,38 @@ def test_a_node_that_says_nothing(client: redis.Redis):
     assert judged(client) == {}
 
 
+def test_a_redis_that_was_away_hides_no_node_and_finds_none(client: redis.Redis):
+    """DESIGN §6: nobody could be heard; nodes have time to come back, and what stood stands."""
+    join(client, "n1")
+    join(client, "n2")
+    silence(client, "n1")
+    assert judged(client).keys() == {("disconnected", "n1")}
+    silence(client, "n2")
+    client.set(keys.GRACE, round(server.now(client) * 1e6))
+    assert judged(client).keys() == {("disconnected", "n1")}
+    client.set(keys.GRACE, round((server.now(client) - 60) * 1e6))
+    assert judged(client).keys() == {("disconnected", "n1"), ("disconnected", "n2")}
+
+
 def test_many_tasks_fail(client: redis.Redis):
-    """H7: those of ten minutes, whatever was before."""
+    """H7: those of ten minutes, whatever was before; cancelled ones do not count."""
     now = server.now(client)
 
-    def ended(state: str, ago_s: float, count: int) -> None:
-        entry = {"name": "shop.answer", "state": state, "started_at": now - ago_s - 5, "ran_s": 5.0}
-        client.lpush(keys.FINISHED, *([json.dumps(entry)] * count))
+    def ended(outcome: str, ago_s: float, count: int) -> None:
+        record = "\t".join(["customer", "1", "0", "1", "1", "normal", "1", "", "id"])
+        client.rpush(keys.ENDED, *[f"{now - ago_s:.0f}\t{outcome}\tgpu0@n1\t5\t\t\t{record}"] * count)
+        if outcome == "failure":
+            entry = {"name": "shop.answer", "state": "FAILURE", "started_at": now - ago_s - 5, "ran_s": 5.0}
+            client.lpush(keys.FINISHED, *[json.dumps(entry)] * count)
 
-    ended("FAILURE", 700, 500)
-    ended("SUCCESS", 300, 300)
-    ended("FAILURE", 200, 15)
+    ended("failure", 800, 500)
+    ended("success", 300, 300)
+    ended("failure", 200, 15)
     assert judged(client) == {}, "15 of 315, the 500 are too old"
-    ended("FAILURE", 100, 15)
+    ended("failure", 100, 15)
     assert judged(client)["failures", "mesh"].startswith("30 of 330 tasks failed in 10 min (9%): 30 × shop.answer")
-    ended("SUCCESS", 1, 500)
-    ended("REVOKED", 1, 100)
+    ended("success", 1, 500)
+    ended("revoked", 1, 100)
     assert judged(client) == {}
 
 
@@ -217,9 +233,9 @@ def test_a_redis_without_a_limit(client: redis.Redis):
 
 
 def test_one_rule_that_cannot_be_judged_keeps_the_others(client: redis.Redis, caplog: pytest.LogCaptureFixture):
-    """A journal of another version."""
+    """A stranger's key."""
     join(client)
     silence(client)
-    client.lpush(keys.FINISHED, "no JSON")
+    client.set("ai-batch", "no list")
     assert judged(client).keys() == {("disconnected", "n1")}
-    assert "rule failures cannot be judged" in caplog.text
+    assert "rule backlog cannot be judged" in caplog.text
