@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import alive, care, dead, demo, doctor, drains, gates, health, run, show, stats, submit, tasks
+from gpu_mesh.cli import alerts, alive, care, dead, demo, doctor, drains, gates, health, run, show, stats, submit, tasks
 
 __all__ = ["root"]
 
@@ -39,6 +39,7 @@ for command in (
     gates.windows,
     drains.drain,
     drains.undrain,
+    alerts.alerts,
     show.nodes,
     show.queues,
     show.status,

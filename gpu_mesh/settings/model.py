@@ -10,6 +10,7 @@ from pydantic import model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_mesh.domain.addresses import mask
+from gpu_mesh.settings.sections.alerts import AlertSettings
 from gpu_mesh.settings.sections.base import PREFIX, env_name
 from gpu_mesh.settings.sections.claims import ClaimSettings
 from gpu_mesh.settings.sections.engines import EngineSettings
@@ -21,7 +22,7 @@ __all__ = ["PREFIX", "Settings", "env_name"]
 
 
 # The fields of the last base come first.
-class Settings(TaskSettings, HealthSettings, ClaimSettings, EngineSettings, NodeSettings, BaseSettings):
+class Settings(AlertSettings, TaskSettings, HealthSettings, ClaimSettings, EngineSettings, NodeSettings, BaseSettings):
     """All settings, checked. Build it with `load`, which also refuses unknown names."""
 
     model_config = SettingsConfigDict(

@@ -15,7 +15,9 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from gpu_mesh.domain import channels
 from gpu_mesh.domain.addresses import check_broker_url, check_http_url
+from gpu_mesh.domain.alerts import Level
 from gpu_mesh.domain.commands import parse as parse_commands
 from gpu_mesh.domain.devicespec import parse as parse_devices
 from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
@@ -24,6 +26,7 @@ from gpu_mesh.errors import InvalidSetting
 
 __all__ = [
     "ENGINES",
+    "AlertUrls",
     "Broker",
     "Commands",
     "CpuQueues",
@@ -153,6 +156,13 @@ def _modules(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _alert_urls(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        channels.parse(value.get_secret_value(), Level.INFO)
+    return value
+
+
+AlertUrls = Annotated[SecretStr | None, BeforeValidator(_unset), AfterValidator(_alert_urls)]
 Broker = Annotated[str | None, BeforeValidator(_unset), AfterValidator(check_broker_url)]
 File = Annotated[Path | None, BeforeValidator(_unset)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]

@@ -6,6 +6,11 @@ import re
 
 __all__ = [
     "AGAIN",
+    "ALERTS",
+    "ALERTS_PAST",
+    "ALERT_RATES",
+    "ANNOUNCED",
+    "ANNOUNCER",
     "BEAT",
     "BEAT_RUNS",
     "CHECKER",
@@ -24,6 +29,7 @@ __all__ = [
     "LOOKER",
     "NODES",
     "OUTAGE",
+    "OUTBOX",
     "PREEMPTIONS",
     "PREFIX",
     "PURGED",
@@ -31,8 +37,10 @@ __all__ = [
     "REPAIRS",
     "REPORTS",
     "REVOKED",
+    "SILENCES",
     "STATE",
     "STATS",
+    "TRIES",
     "UNTOLD",
     "WATCH",
     "WINDOWS",
@@ -96,6 +104,14 @@ LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
 #: string: the beat that leads, expiring; and hash: name of a periodic entry → when it was last due, s by Redis's clock.
 BEAT, BEAT_RUNS = f"{PREFIX}beat", f"{PREFIX}beat:runs"
 
+#: hash: <rule>|<subject> → alert that stands, JSON; list: alerts that are over, newest first, capped; see alerts.py.
+ALERTS, ALERTS_PAST = f"{PREFIX}alerts", f"{PREFIX}alerts:past"
+#: hash: rule → what was told of it lately, JSON; hash: id → silence, JSON.
+ALERT_RATES, SILENCES = f"{PREFIX}alerts:rates", f"{PREFIX}alerts:silences"
+#: hash: id → notice that goes to channels, JSON; hash: <id>|<channel> → how that went so far, JSON; see outbox.py.
+OUTBOX, TRIES = f"{PREFIX}alerts:outbox", f"{PREFIX}alerts:tries"
+#: string: somebody has channels, expiring; and string: who sends now, expiring.
+ANNOUNCED, ANNOUNCER = f"{PREFIX}alerts:announced", f"{PREFIX}alerts:announcer"
 #: hash: node, device or watched address → JSON, see health.py; and string: one checks now, expiring.
 HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
 
