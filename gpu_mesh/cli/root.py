@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import alive, care, dead, demo, doctor, drains, gates, run, show, stats, submit, tasks
+from gpu_mesh.cli import alive, care, dead, demo, doctor, drains, gates, run, show, stats, submit, tasks, top
 
 __all__ = ["root"]
 
@@ -43,6 +43,7 @@ for command in (
     show.queues,
     show.status,
     stats.stats,
+    top.top,
     show.config,
     doctor.doctor,
     demo.demo,
