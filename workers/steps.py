@@ -17,6 +17,7 @@ from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.claimer import Claimer
 from gpu_mesh.services.placement import own_device
 from gpu_mesh.services.preemption import Ear
+from gpu_mesh.services.vitals import Vitals
 from gpu_mesh.settings import settings
 from gpu_mesh.transport import claim_with
 from workers.consumers import Consumers, GateWatch
@@ -27,6 +28,7 @@ from workers.orphans import Orphans
 from workers.preemption import Preemption
 from workers.pulse import Pulse
 from workers.request import MeshRequest
+from workers.sampler import Sampler
 from workers.stopping import STOP_REASON, StopLimit, interrupt_all
 
 __all__ = ["Claiming", "Leasing"]
@@ -56,7 +58,9 @@ class Leasing(bootsteps.StartStopStep):
         BOARD.take()
         worker.pulse = Pulse()
         worker.orphans = Orphans()
-        worker.claimer = Claimer(current, worker.hostname, own_device())
+        worker.sampler = Sampler(current, worker.hostname, Vitals(current, worker.hostname, own_device()))
+        worker.sampler.start()
+        worker.claimer = Claimer(current, worker.hostname, own_device(), held=worker.sampler.held_gb)
         worker.gates = GateWatch(worker.claimer.closed, leave=Leaving(worker).look)
         worker.gates.start()
         if (device := own_device()) is not None:
@@ -94,6 +98,7 @@ class Leasing(bootsteps.StartStopStep):
             return
         worker_shutting_down.disconnect(self._on_signal)
         self._limit.end()
+        worker.sampler.stop()
         if self._watch is not None:
             self._watch.stop()
         if self._preemption is not None:

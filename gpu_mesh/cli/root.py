@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import alive, care, dead, demo, doctor, drains, gates, run, show, stats, submit, tasks, top
+from gpu_mesh.cli import alive, care, dead, demo, doctor, drains, gates, health, run, show, stats, submit, tasks, top
 
 __all__ = ["root"]
 
@@ -44,6 +44,7 @@ for command in (
     show.status,
     stats.stats,
     top.top,
+    health.health,
     show.config,
     doctor.doctor,
     demo.demo,

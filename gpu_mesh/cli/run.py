@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 import click
 from rich.text import Text
@@ -21,7 +20,6 @@ from gpu_mesh.domain.device import Device
 from gpu_mesh.settings import Settings, env_name, mask, settings
 from gpu_mesh.store.client import broker_url, check_broker
 from gpu_mesh.store.embedded import EmbeddedRedis
-from gpu_mesh.store.redis_address import file_errors
 from workers.events import Action, Event
 from workers.lease import reap_now
 from workers.node import (
@@ -121,9 +119,10 @@ def control(node_name: str | None) -> None:
 @click.command()
 @_name_option
 def beat(node_name: str | None) -> None:
-    """Run a lead's beat alone, started again when it dies. Two in one mesh send everything twice."""
+    """Run a lead's beat alone, started again when it dies. Several in one mesh, on nodes of different names, stand in
+    for each other: one leads, another follows within seconds, nothing is sent twice."""
     current = _override(node_name=node_name)
-    _run_part(current, [beat_spec(current, _schedule(current))])
+    _run_part(current, [beat_spec(current)])
 
 
 def _run_part(current: Settings, specs: Sequence[ProcessSpec]) -> None:
@@ -133,13 +132,6 @@ def _run_part(current: Settings, specs: Sequence[ProcessSpec]) -> None:
         console.print(f"node    {current.node_name}")
         console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
         raise click.exceptions.Exit(Supervisor(specs, on_line=_print_line, on_event=_attend(current, None)).run())
-
-
-def _schedule(current: Settings) -> Path:
-    """The file in which beat keeps when it last sent what; its folder is made."""
-    with file_errors(current.state_dir):
-        current.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return current.state_dir / "celerybeat-schedule"
 
 
 def _override(**given: str | None) -> Settings:
@@ -155,7 +147,7 @@ def _supervise(
     registrar = Registrar(current, describe(current, devices))
     specs = [*broker, *worker_specs(current, devices)]
     if current.node_role == "lead":
-        specs += lead_specs(current, _schedule(current))
+        specs += lead_specs(current)
     console.print(f"node    {current.node_name} ({current.node_role})")
     console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
     for device in devices:

@@ -33,11 +33,16 @@ class Endpoint:
     models: tuple[str, ...] = ()
 
 
-def of_device(report: Mapping[str, Any] | None, *, is_alive: bool, is_gpu: bool, where: str) -> list[Finding]:
+def of_device(
+    report: Mapping[str, Any] | None, *, is_alive: bool, is_gpu: bool, where: str, old_s: float
+) -> list[Finding]:
     """Findings of a device. `report` None: its worker did not answer; `is_alive`: yet its lease holds. `where`: its
-    engine is `local` to its node or `remote`."""
+    engine is `local` to its node or `remote`; a report of more than `old_s` is too old."""
     if report is None:
         return [_silent(is_alive)]
+    if (age_s := _number(report.get("age_s"))) is not None and age_s > old_s:
+        remedy = "something there hangs: see `nvidia-smi` and the worker's log"
+        return [Finding(Severity.FAILURE, "worker", f"its last report is {age_s:.0f} s old", remedy)]
     return [*_hardware(_dict(report.get("device"))), *_engines(report.get("engines"), is_gpu, where)]
 
 

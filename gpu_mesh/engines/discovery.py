@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from gpu_mesh.engines.openai import api_url
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Found", "find", "identify", "kind_by_port", "place", "usual_addresses"]
+__all__ = ["Found", "find", "identify", "kind_by_port", "place", "somebody_listens", "usual_addresses"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,21 @@ def find(addresses: Sequence[str], kinds: Sequence[str]) -> tuple[Found, ...]:
             found[index] = kind
     ordered = sorted(found, key=lambda index: (list(kinds).index(found[index]), index))
     return tuple(Found(found[index], addresses[index]) for index in ordered)
+
+
+def somebody_listens(kinds: Sequence[str], addresses: Sequence[str] | None = None) -> bool:
+    """Whether anybody accepts connections at the usual addresses, where an engine of `kinds` is looked for at all."""
+    if not any(kind in USUAL_PORTS for kind in kinds):
+        return False
+    for url in usual_addresses() if addresses is None else addresses:
+        split = urlsplit(url)
+        where = split.hostname or "127.0.0.1", split.port or _DEFAULT_PORTS.get(split.scheme, 0)
+        try:
+            with socket.create_connection(where, timeout=PROBE_TIMEOUT_S):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def identify(url: str, kinds: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:

@@ -47,7 +47,10 @@ SHORTEST_S = 0.005
 
 
 class Claimer:
-    """What worker `worker` claims for `device`; without a device everything fits. Times come from `clock`, s."""
+    """What worker `worker` claims for `device`; without a device everything fits.
+
+    `held`: GB of the device that strangers hold. Times come from `clock`, s.
+    """
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class Claimer:
         device: Device | None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        held: Callable[[], float] = float,
     ) -> None:
         self.worker = worker
         self._settings = settings
@@ -76,7 +80,7 @@ class Claimer:
         #: One sender at a time: the event loop, a pool's thread and the lease's all let go.
         self._sending = threading.RLock()
         self._gatekeeper = Gatekeeper(settings, device)
-        self._judge = Judge(settings, worker, device, self._try_store, clock)
+        self._judge = Judge(settings, worker, device, self._try_store, clock, held)
         self._idle = False
         #: When the next delayed message is due, s from the last claim.
         self._due_s: float | None = None

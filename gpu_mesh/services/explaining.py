@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
 
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.queues import GPU_QUEUES
@@ -18,6 +21,8 @@ __all__ = ["Explainer"]
 #: Devices that a reason names, when it is one each.
 NAMED = 3
 
+_Judge: TypeAlias = Callable[[Requirements, list[Device]], str | None]
+
 
 class Explainer:
     """Says why a message cannot run now; asks the registry and the gates once, judges each needs once."""
@@ -29,7 +34,7 @@ class Explainer:
         self._closed: dict[str, str | None] | None = None
         self._preempted: dict[str, int] | None = None
         self._cordoned: dict[str, str] | None = None
-        self._kept_off: dict[str, str | None] = {}
+        self._held_up: dict[str, str | None] = {}
 
     def was_preempted(self, message: queues.Waiting) -> bool:
         """Whether the message made room for more urgent work before."""
@@ -50,45 +55,42 @@ class Explainer:
             self._closed = {name: closures.why(name, self._devices()) for name in names}
         return self._closed.get(queue)
 
-    def kept_off(self, queue: str, given: object) -> str | None:
-        """Why the devices that fit what is `given` as needs take no work, where none of them does; else None."""
-        if queue not in GPU_QUEUES or not isinstance(given, dict):
-            return None
+    def why(self, queue: str, given: object) -> str | None:
+        """The reasons, or None where a device fits what is `given` as needs, or the queue needs none."""
+        return self._judged(self._known, queue, given, partial(placement.unschedulable, self._settings))
+
+    def held_up(self, queue: str, given: object) -> str | None:
+        """Why a device that fits cannot take it now: programs hold its memory, or it takes no work; None where one
+        can."""
+        return self._judged(self._held_up, queue, given, self._all_held_up)
+
+    def _all_held_up(self, needs: Requirements, fleet: list[Device]) -> str | None:
         if self._cordoned is None:
             with mapped_errors(self._settings), connect(self._settings) as client:
                 self._cordoned = cordons.cordoned(client)
-        if not self._cordoned:
-            return None
-        text = json.dumps(given, sort_keys=True)
-        if text not in self._kept_off:
-            self._kept_off[text] = self._all_kept_off(Requirements.of(given), self._cordoned)
-        return self._kept_off[text]
-
-    def _all_kept_off(self, needs: Requirements, cordoned: dict[str, str]) -> str | None:
         told = []
-        for device in self._devices():
+        for device in fleet:
             if placement.unschedulable(self._settings, needs, [device]) is not None:
                 continue
-            why = cordoned.get(device.worker) or cordoned.get(device.node)
+            why = self._cordoned.get(device.worker) or self._cordoned.get(device.node)
+            why = why or placement.held_back(self._settings, needs, [device])
             if why is None:
                 return None
             told.append(f"{device.worker}: {why}")
-        return f"no device that fits takes work: {', '.join(told[:NAMED])}{', …' if told[NAMED:] else ''}"
+        return f"no device that fits takes it now: {', '.join(told[:NAMED])}{', …' if told[NAMED:] else ''}"
+
+    def _judged(self, known: dict[str, str | None], queue: str, given: object, judge: _Judge) -> str | None:
+        if queue not in GPU_QUEUES or not isinstance(given, dict):
+            return None
+        text = json.dumps(given, sort_keys=True)
+        if text not in known:
+            try:
+                known[text] = judge(Requirements.of(given), self._devices())
+            except InvalidTask as exc:
+                known[text] = str(exc)
+        return known[text]
 
     def _devices(self) -> list[Device]:
         if self._fleet is None:
             self._fleet = placement.online_devices(self._settings)
         return self._fleet
-
-    def why(self, queue: str, given: object) -> str | None:
-        """The reasons, or None where a device fits what is `given` as needs, or the queue needs none."""
-        if queue not in GPU_QUEUES or not isinstance(given, dict):
-            return None
-        text = json.dumps(given, sort_keys=True)
-        if text not in self._known:
-            try:
-                needs = Requirements.of(given)
-                self._known[text] = placement.unschedulable(self._settings, needs, self._devices())
-            except InvalidTask as exc:
-                self._known[text] = str(exc)
-        return self._known[text]

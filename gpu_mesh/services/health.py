@@ -24,22 +24,25 @@ from gpu_mesh.store import cordons, health, leases, nodes, server
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked
 
-__all__ = ["COMMAND", "HEALTH", "YIELD_S", "Answer", "Seen", "look", "reconcile", "tick"]
+__all__ = ["COMMAND", "HEALTH", "YIELD_S", "Answer", "Seen", "look", "read", "reconcile", "tick"]
 
 logger = logging.getLogger(__name__)
 
 #: The remote-control command that each worker's parent answers (workers/inspection).
 COMMAND = "gpu_health"
-#: How long an answer is waited for, s: the parent has its report ready.
-ANSWER_S = 3.0
+#: How long answers are waited for, s: the parent has its report ready. Of a short interval, so much of it.
+ANSWER_S, ANSWER_SHARE = 3.0, 0.5
 #: The reason of a cordon of what is ill.
 HEALTH = "health"
 #: How long what runs on a device that becomes unhealthy may take to save and yield, s.
 YIELD_S = 5.0
 #: Addresses that are asked at once.
 AT_ONCE = 32
-#: Checks that were missed, from which on silence says nothing: Redis or the lead was away, not the nodes.
-MISSED = 2.0
+#: A report is too old after so many checks, and so many s: an engine may take its time to answer.
+OLD, OLD_S = 2.0, 30.0
+#: Pause between checks, in intervals and s, from which on silence says nothing: Redis or the lead was away, not the
+#: nodes.
+MISSED, MISSED_S = 2.0, 5.0
 
 _LEVELS = {State.DEGRADED: Level.WARNING, State.UNHEALTHY: Level.ERROR, State.OFFLINE: Level.CRITICAL}
 #: The rule of alerts about who falls and recovers again and again.
@@ -74,17 +77,25 @@ def reconcile(app: celery.Celery, settings: Settings) -> None:
             tick(client, settings, server.now(client), seen)
 
 
+def read(settings: Settings) -> tuple[float, list[Checked]]:
+    """What time it is by Redis's clock, s since the epoch, and how everybody was found by the last check, by kind and
+    name. Raises BrokerUnavailable."""
+    with mapped_errors(settings), connect(settings) as client:
+        found = list(health.all_checked(client).values())
+        return server.now(client), found
+
+
 def look(app: celery.Celery, client: Any, settings: Settings) -> Seen:
     """Ask everybody at once. Takes ANSWER_S, or what an address may take, at most."""
     living = frozenset(leases.living(client))
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="watch") as pool:
         watched = [pool.submit(_probe, settings, *item) for item in settings.watch_urls.items()]
-        answers = _ask(app, sorted(living))
+        answers = _ask(app, sorted(living), min(ANSWER_S, ANSWER_SHARE * settings.health_every_s))
         endpoints = [one.result() for one in watched]
     return Seen(nodes.all_nodes(client), living, answers, endpoints)
 
 
-def _ask(app: celery.Celery, workers: Sequence[str]) -> dict[str, Answer]:
+def _ask(app: celery.Celery, workers: Sequence[str], timeout_s: float) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     began = time.monotonic()
 
@@ -94,7 +105,7 @@ def _ask(app: celery.Celery, workers: Sequence[str]) -> dict[str, Answer]:
 
     if workers:
         app.control.broadcast(
-            COMMAND, destination=workers, reply=True, timeout=ANSWER_S, limit=len(workers), callback=hear
+            COMMAND, destination=workers, reply=True, timeout=timeout_s, limit=len(workers), callback=hear
         )
     return answers
 
@@ -109,7 +120,7 @@ def tick(client: Any, settings: Settings, now: float, seen: Seen) -> None:
     """What a look found becomes states, cordons and alerts. `now`: s since the epoch."""
     before = health.all_checked(client)
     last = max((one.health.checked_at for one in before.values()), default=0.0)
-    rested = now - last > MISSED * settings.health_every_s
+    rested = now - last > MISSED * settings.health_every_s + MISSED_S
     after = {one.subject: one for one in _judged(settings, now, seen, before, rested=rested)}
     health.keep(client, after.values())
     _gate(client, after.values())
@@ -132,19 +143,27 @@ def _judged(
         ms = min((answer.ms for answer in answers), default=None)
         yield _checked(before, now, NODE, name, _unless(rested, found), report=system, ms=ms)
         for device in entry.node.devices:
-            yield _device(before, now, seen, device, rested=rested)
+            yield _device(settings, before, now, seen, device, rested=rested)
     for endpoint in seen.endpoints:
         ms = endpoint.ms if endpoint.error is None else None
         found = checkup.of_endpoint(endpoint)
         yield _checked(before, now, ENDPOINT, endpoint.name, found, ms=ms, models=endpoint.models, url=endpoint.url)
 
 
-def _device(before: Mapping[str, Checked], now: float, seen: Seen, device: Device, *, rested: bool) -> Checked:
+def _device(
+    settings: Settings, before: Mapping[str, Checked], now: float, seen: Seen, device: Device, *, rested: bool
+) -> Checked:
     answer = seen.answers.get(device.worker)
     report = None if answer is None else answer.report
     where = "remote" if device.kind is DeviceKind.ENDPOINT else "local"
     is_gpu = device.kind in (DeviceKind.NVIDIA, DeviceKind.APPLE, DeviceKind.ENDPOINT)
-    found = checkup.of_device(report, is_alive=device.worker in seen.living, is_gpu=is_gpu, where=where)
+    found = checkup.of_device(
+        report,
+        is_alive=device.worker in seen.living,
+        is_gpu=is_gpu,
+        where=where,
+        old_s=OLD * settings.health_every_s + OLD_S,
+    )
     engines = [one for one in (report or {}).get("engines") or () if isinstance(one, dict)]
     reached = [one for one in engines if one.get("reachable") and one.get("url")]
     took = [float(one["ms"]) for one in reached if one.get("ms") is not None]

@@ -125,6 +125,7 @@ def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Wai
     return None
 
 
+#: One of placement's judgements: why no device of a fleet does for the needs, or None.
 #: What orders a message within its queue, smallest first, and the message: less its score, its age, its place.
 _Ranked = tuple[float, float, int, queues.Waiting]
 
@@ -167,7 +168,7 @@ def _waiting_view(message: queues.Waiting, now: float, explain: Explainer) -> Ta
         position=message.position,
         sent_at=message.sent_at,
         waited_s=None if message.sent_at is None else max(0.0, now - message.sent_at),
-        why=why or explain.closed(message.queue) or explain.kept_off(message.queue, mesh.get("needs")),
+        why=why or explain.closed(message.queue) or explain.held_up(message.queue, mesh.get("needs")),
     )
 
 

@@ -6,6 +6,8 @@ import re
 
 __all__ = [
     "AGAIN",
+    "BEAT",
+    "BEAT_RUNS",
     "CHECKER",
     "CORDONS",
     "DEAD",
@@ -36,6 +38,7 @@ __all__ = [
     "checkpoint",
     "claims",
     "count",
+    "held",
     "preempted",
     "progress",
     "queue_of",
@@ -86,6 +89,8 @@ PURGED = f"{PREFIX}purged"
 WATCH, OUTAGE = f"{PREFIX}watch", f"{PREFIX}outage"
 #: string: one looks at that now, expiring; and list: messages that are in no queue any more, to be failed.
 LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
+#: string: the beat that leads, expiring; and hash: name of a periodic entry → when it was last due, s by Redis's clock.
+BEAT, BEAT_RUNS = f"{PREFIX}beat", f"{PREFIX}beat:runs"
 
 #: hash: node, device or watched address → JSON, see health.py; and string: one checks now, expiring.
 HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
@@ -114,6 +119,11 @@ def claims(worker: str) -> str:
 def count(span: str, number: int | None = None) -> str:
     """hash: what ended in a span of time, see counters.py; `minute` or `ten` has a number, `all` none."""
     return f"{PREFIX}count:{span}" if number is None else f"{PREFIX}count:{span}:{number}"
+
+
+def held(worker: str) -> str:
+    """string, expiring: GB of its device that strangers hold."""
+    return f"{PREFIX}held:{worker}"
 
 
 def realtime(scope: str) -> str:

@@ -43,6 +43,11 @@ def lift(fleet: Mesh, name: str) -> None:
         cordons.lift(client, name, "health")
 
 
+def idles(fleet: Mesh, worker: str) -> bool:
+    with fleet.server.client() as client:
+        return client.zscore("gpumesh:idle:customer", worker) is not None
+
+
 def node_of(worker: str) -> str:
     return worker.partition("@")[2]
 
@@ -103,3 +108,24 @@ def test_without_it_what_runs_goes_on(fleet: Mesh, tmp_path: Path):
     gate.unlink()
     fleet.ended(job)
     assert [start.worker for start in fleet.ledger.starts(job)] == [here]
+
+
+def test_what_must_move_goes_before_what_can_wait(fleet: Mesh, tmp_path: Path):
+    """F4: with one device left, batch work there makes room for the customer's job that had to leave the other."""
+    gates = [tmp_path / name for name in ("batch", "customer")]
+    for gate in gates:
+        gate.touch()
+    ledger = str(fleet.ledger.path)
+    batch = fleet.app.send_task("resuming.steps", [ledger, str(gates[0]), 3], queue="ai-batch", node="n2")
+    assert fleet.started(batch.id) == "gpu0@n2"
+    fleet.ended(fleet.send(queue="customer", node="n1"))  # it may claim again, and is idle
+    wait_for(lambda: fleet.claims() == ["gpumesh:claims:gpu0@n2"] and idles(fleet, "gpu0@n1"), "n1 to be idle")
+    urgent = fleet.app.send_task("resuming.steps", [ledger, str(gates[1]), 3], queue="customer")
+    assert fleet.started(urgent.id) == "gpu0@n1"
+    cordon(fleet, "n1", LONG_S)
+    assert fleet.started(urgent.id, 2) == "gpu0@n2"
+    assert not {batch.id, urgent.id} & fleet.ledger.ends().keys()
+    for gate in gates:
+        gate.unlink()
+    assert len(urgent.get(LIMIT_S)) == 2
+    assert batch.get(LIMIT_S)[0] == 0

@@ -13,7 +13,7 @@ from gpu_mesh.domain.health import Finding, Severity
 
 
 def device(report: dict[str, Any] | None, **more: Any) -> list[tuple[str, str]]:
-    given: dict[str, Any] = {"is_alive": True, "is_gpu": True, "where": "local", **more}
+    given: dict[str, Any] = {"is_alive": True, "is_gpu": True, "where": "local", "old_s": 90.0, **more}
     return [(one.severity.value, one.what) for one in of_device(report, **given)]
 
 
@@ -41,6 +41,8 @@ ENGINE = {
         ({"engines": [{**ENGINE, "url": None, "reachable": False}]}, []),
         ({"engines": [{**ENGINE, "loaded": [{"name": "m", "cpu_share": 0.4}]}]}, [("warning", "cpu_fallback")]),
         ({"engines": [{**ENGINE, "loaded": [{"name": "m", "cpu_share": 0.01}]}]}, []),
+        ({"age_s": 89.0}, []),
+        ({"age_s": 91.0, "engines": [ENGINE]}, [("failure", "worker")]),
         # VRAM of a stranger is no fault (DESIGN §8).
         ({"held_gb": 20.0}, []),
     ],
@@ -51,8 +53,8 @@ def test_what_a_report_says_of_a_device(report: dict[str, Any], found: list[tupl
 
 def test_a_worker_that_says_nothing():
     assert device(None, is_alive=True) == [("failure", "worker")]
-    [alive] = of_device(None, is_alive=True, is_gpu=True, where="local")
-    [dead] = of_device(None, is_alive=False, is_gpu=True, where="local")
+    [alive] = of_device(None, is_alive=True, is_gpu=True, where="local", old_s=90.0)
+    [dead] = of_device(None, is_alive=False, is_gpu=True, where="local", old_s=90.0)
     assert alive.text != dead.text
 
 
@@ -63,8 +65,8 @@ def test_a_processor_may_do_all_of_a_model():
 def test_the_remedy_says_where_the_engine_is():
     """H4: local ones are restarted, of tunnels the operator is told."""
     down = {"engines": [{**ENGINE, "reachable": False, "error": "refused"}]}
-    [local] = of_device(down, is_alive=True, is_gpu=True, where="local")
-    [remote] = of_device(down, is_alive=True, is_gpu=True, where="remote")
+    [local] = of_device(down, is_alive=True, is_gpu=True, where="local", old_s=90.0)
+    [remote] = of_device(down, is_alive=True, is_gpu=True, where="remote", old_s=90.0)
     assert "GPU_MESH_ENGINE_RESTART" in local.remedy
     assert "tunnel" in remote.remedy
     assert ENGINE["url"] in remote.remedy
@@ -115,5 +117,5 @@ parts = st.sampled_from(["device", "engines", "system", "loaded", "error", "hard
 @given(st.dictionaries(parts, anything | st.lists(st.dictionaries(parts, anything)), max_size=6))
 def test_a_stranger_s_report_breaks_nothing(report: dict[str, Any]):
     """A worker of another version says what it likes."""
-    found = [*of_device(report, is_alive=True, is_gpu=True, where="local"), *of_node(report, silent_s=None)]
+    found = [*of_device(report, is_alive=True, is_gpu=True, where="local", old_s=90.0), *of_node(report, silent_s=None)]
     assert all(isinstance(one, Finding) and one.text is not None for one in found)

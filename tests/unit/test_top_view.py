@@ -73,7 +73,7 @@ def test_a_frame_says_what_matters():
         "87%",
         "71",
         "load 41% mem 60% disk 95%",
-        "llm_inference 99.0 s",
+        "llm_inference 2 min",
         "window until 18:00",
     ):
         assert told in text, told
