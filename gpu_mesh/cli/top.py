@@ -19,6 +19,7 @@ from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services import snapshot
 from gpu_mesh.services.snapshot import Snapshot
 from gpu_mesh.settings import settings
+from gpu_mesh.store.client import connect
 
 __all__ = ["top"]
 
@@ -49,7 +50,7 @@ def top(every: float, once: bool) -> None:
 
 def _live(seen: Snapshot, every: float, pressed: Callable[[float], str]) -> None:
     problem = ""
-    with Live(console=console, screen=True, auto_refresh=False) as live:
+    with connect(settings()) as client, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             # One line less than there are: a full screen would scroll.
             height = console.height - 1
@@ -57,7 +58,7 @@ def _live(seen: Snapshot, every: float, pressed: Callable[[float], str]) -> None
             if pressed(every) in _QUIT:
                 return
             try:
-                seen, problem = snapshot.read(settings()), ""
+                seen, problem = snapshot.read_from(client, settings()), ""
             except BrokerUnavailable as exc:
                 problem = str(exc)
 
