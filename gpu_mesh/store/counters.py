@@ -40,7 +40,7 @@ OTHERS = "*"
 #: Fields of the counters of a span, and of those of all time, before new names are counted together.
 FIELDS, FIELDS_OF_ALL = 6_000, 60_000
 #: Lines that are counted in one go, and how often one call does at most.
-FOLDED_AT_ONCE, FOLDS = 1_000, 200
+FOLDED_AT_ONCE, FOLDS = 5_000, 50
 #: Spans that are counted by: name, length, for how long it is kept, s.
 _SPANS = (("minute", 60, 7_200), ("ten", 600, 90_000 + 600))
 #: Spans of up to this are read by the minute, s.
