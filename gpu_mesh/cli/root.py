@@ -5,7 +5,23 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import alerts, alive, care, dead, demo, doctor, drains, gates, health, run, show, stats, submit, tasks
+from gpu_mesh.cli import (
+    alerts,
+    alive,
+    care,
+    dead,
+    demo,
+    doctor,
+    drains,
+    gates,
+    health,
+    run,
+    show,
+    stats,
+    submit,
+    tasks,
+    top,
+)
 
 __all__ = ["root"]
 
@@ -44,6 +60,7 @@ for command in (
     show.queues,
     show.status,
     stats.stats,
+    top.top,
     health.health,
     show.config,
     doctor.doctor,
