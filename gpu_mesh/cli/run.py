@@ -35,6 +35,7 @@ from workers.node import (
 )
 from workers.orphans import Orphans
 from workers.process import ProcessSpec
+from workers.repairs import Repairs
 from workers.supervisor import OnEvent, Supervisor
 
 __all__ = ["beat", "control", "reachable", "up", "worker"]
@@ -150,6 +151,7 @@ def _supervise(
     current: Settings, devices: Sequence[Device], broker: list[ProcessSpec], broker_deaths: list[Event] | None = None
 ) -> None:
     registrar = Registrar(current, describe(current, devices))
+    repairs = Repairs(current, devices, on_line=_print_line)
     specs = [*broker, *worker_specs(current, devices)]
     if current.node_role == "lead":
         specs += lead_specs(current)
@@ -164,11 +166,18 @@ def _supervise(
     orphans = Orphans()
     orphans.adopt()
     on_event = _attend(current, broker_deaths)
+    repairs.start()
     try:
         raise click.exceptions.Exit(
-            Supervisor(ready, on_line=_print_line, on_event=on_event, on_look=orphans.look).run()
+            Supervisor(
+                ready,
+                on_line=_print_line,
+                on_event=on_event,
+                on_look=lambda pids: orphans.look([*pids, *repairs.pids()]),
+            ).run()
         )
     finally:
+        repairs.stop()
         registrar.stop()
 
 

@@ -34,12 +34,14 @@ __all__ = [
     "PREFIX",
     "PURGED",
     "REFUSED",
+    "REPAIRS",
     "REPORTS",
     "REVOKED",
     "SILENCES",
     "STATE",
     "STATS",
     "TRIES",
+    "UNTOLD",
     "WATCH",
     "WINDOWS",
     "asks",
@@ -47,6 +49,8 @@ __all__ = [
     "claims",
     "count",
     "held",
+    "mending",
+    "orders",
     "preempted",
     "progress",
     "queue_of",
@@ -110,6 +114,19 @@ OUTBOX, TRIES = f"{PREFIX}alerts:outbox", f"{PREFIX}alerts:tries"
 ANNOUNCED, ANNOUNCER = f"{PREFIX}alerts:announced", f"{PREFIX}alerts:announcer"
 #: hash: node, device or watched address → JSON, see health.py; and string: one checks now, expiring.
 HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
+
+#: lists: the last attempts to repair an engine as JSON, newest first, capped; and those that nobody was told of.
+REPAIRS, UNTOLD = f"{PREFIX}repairs", f"{PREFIX}repairs:untold"
+
+
+def orders(node: str) -> str:
+    """list: repairs that a node is to do, newest first, as JSON; expiring."""
+    return f"{PREFIX}orders:{node}"
+
+
+def mending(node: str) -> str:
+    """list: the repair that a node does now, as JSON; expiring."""
+    return f"{PREFIX}mending:{node}"
 
 
 def progress(task_id: str) -> str:
