@@ -208,7 +208,7 @@ def test_realtime_work_is_refused(client: redis.Redis):
 
 
 def test_redis_is_nearly_full(tmp_path: Path):
-    """DESIGN §9: told before it is full, and posted while it is."""
+    """DESIGN §9: told before it is full, while it can still be written."""
     with running(RedisServer(tmp_path, "maxmemory 12mb")) as own, own.client() as client:
         current = Settings(broker_url=own.url)
         outbox.announce(client)
