@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any
 
+from billiard.einfo import ExceptionWithTraceback
 from celery import states
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request
@@ -154,7 +155,9 @@ class MeshRequest(Request):
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """As Celery's, but for a run that yielded, and for one that was interrupted."""
-        exc = getattr(exc_info.exception, "exc", exc_info.exception)
+        exc = exc_info.exception
+        if isinstance(exc, ExceptionWithTraceback):  # a Retry has an `exc` of its own
+            exc = exc.exc
         if self._ending is not None:
             self.acknowledge()
             return None

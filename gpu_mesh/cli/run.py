@@ -23,6 +23,7 @@ from gpu_mesh.store.client import broker_url, check_broker
 from gpu_mesh.store.embedded import EmbeddedRedis
 from workers.events import Action, Event
 from workers.lease import reap_now
+from workers.logs import named, to_file
 from workers.node import (
     BROKER_STAGE,
     Registrar,
@@ -209,27 +210,41 @@ def reachable(listen: str) -> str:
 
 
 def _print_line(name: str, line: str) -> None:
+    if name == REDIS:
+        # Python's processes log to the file themselves.
+        _tell_of_redis(line)
     colour = _COLOURS[zlib.crc32(name.encode()) % len(_COLOURS)]
     text = Text.assemble((f"{datetime.now():%H:%M:%S} ", "dim"), (f"{name:<8} ", colour), line)
     console.print(text, soft_wrap=True)
 
 
+def _tell_of_redis(line: str) -> None:
+    if (handler := to_file()) is not None:
+        record = logging.LogRecord(REDIS, logging.INFO, "", 0, "%s", (line,), None)
+        record.__dict__["mesh_process"] = REDIS
+        handler.handle(record)
+
+
 @contextmanager
 def _logs(current: Settings) -> Iterator[None]:
     """What our own packages log is printed among the processes' lines, from the level of GPU_MESH_LOG_LEVEL on."""
-    handler = _Lines()
+    handler: logging.Handler = _Lines()
     handler.setFormatter(logging.Formatter("%(message)s"))
+    named("supervisor")
+    handlers = [handler, *filter(None, [to_file()])]
     loggers = [logging.getLogger(name) for name in OUR_PACKAGES]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(current.log_level)
-        logger.addHandler(handler)
+        for one in handlers:
+            logger.addHandler(one)
     try:
         yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-            logger.removeHandler(handler)
+            for one in handlers:
+                logger.removeHandler(one)
 
 
 class _Lines(logging.Handler):

@@ -19,6 +19,8 @@ __all__ = ["parse_span", "stats"]
 
 #: Longest span that is kept, s: a day.
 LONGEST_S = 86_400.0
+#: Width from which a terminal shows every column, characters.
+WIDE = 100
 _UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)?")
 #: Runs that did not come to their own end.
@@ -80,19 +82,7 @@ def _print_mesh(made: Report) -> None:
     console.print()
     table(
         "",
-        (
-            "queue",
-            "done>",
-            "failed>",
-            "cancelled>",
-            "again>",
-            "waited p50>",
-            "p95>",
-            "p99>",
-            "ran p50>",
-            "p95>",
-            "p99>",
-        ),
+        ("queue", "done>", "failed>", "cancelled>", "again>", "waited p50/95/99>", "ran p50/95/99>"),
         ((one.queue, *_counts(one.outcomes), _quantiles(one.waited), _quantiles(one.ran)) for one in made.queues),
         empty="no task ended",
     )
@@ -135,24 +125,21 @@ def _rate(condition: Condition | None) -> str | None:
 
 
 def _print_models(made: Report) -> None:
-    table(
-        "",
-        ("model", "worker", "type", "done>", "failed>", "share>", "ran mean>", "p50/95/99>", "cost/task>"),
+    columns = ("model", "worker", "done>", "failed>", "ran mean>", "ran p50/95/99>", "cost/task>", "type")
+    rows = (
         (
-            (
-                one.model,
-                one.worker,
-                one.gpu_type,
-                *_counts(one.outcomes)[:2],
-                _percent(one.failure_share),
-                _time(one.ran.mean),
-                _quantiles(one.ran),
-                None if one.cost_per_task is None else f"{one.cost_per_task:.6f}",
-            )
-            for one in made.models
-        ),
-        empty="no run of a model ended",
+            one.model,
+            one.worker,
+            *_counts(one.outcomes)[:2],
+            _time(one.ran.mean),
+            _quantiles(one.ran),
+            None if one.cost_per_task is None else f"{one.cost_per_task:.6f}",
+            one.gpu_type,
+        )
+        for one in made.models
     )
+    shown = len(columns) if console.width >= WIDE else -1
+    table("", columns[:shown], (row[:shown] for row in rows), empty="no run of a model ended")
 
 
 def _counts(outcomes: dict[str, int]) -> tuple[int, int, int, int]:

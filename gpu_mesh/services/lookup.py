@@ -33,6 +33,7 @@ __all__ = [
     "known_queues",
     "running_entries",
     "running_tasks",
+    "still_running",
     "waiting_tasks",
 ]
 
@@ -180,8 +181,13 @@ def running_tasks(settings: Settings) -> list[TaskView]:
 def running_entries(settings: Settings) -> list[dict[str, Any]]:
     """Journal entries of what runs, longest first; without what nodes were running that are silent or gone."""
     with mapped_errors(settings), connect(settings) as client:
-        running = journal.running(client)
-        gone = {entry.node.name for entry in nodes.all_nodes(client) if not entry.online(settings.node_ttl_s)}
+        return still_running(client, settings, nodes.all_nodes(client))
+
+
+def still_running(client: Any, settings: Settings, known: Iterable[nodes.NodeEntry]) -> list[dict[str, Any]]:
+    """As `running_entries`, of a registry that was read already."""
+    running = journal.running(client)
+    gone = {entry.node.name for entry in known if not entry.online(settings.node_ttl_s)}
     return [entry for entry in running if str(entry.get("worker")).rpartition("@")[2] not in gone]
 
 

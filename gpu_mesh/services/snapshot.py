@@ -11,13 +11,13 @@ from gpu_mesh.domain.queues import QUEUES
 from gpu_mesh.domain.stats import FAILURES, Outcome
 from gpu_mesh.services import gates
 from gpu_mesh.services.conditions import DEVICE, ENDPOINT, NODE, Condition, conditions
-from gpu_mesh.services.lookup import known_queues, running_entries
+from gpu_mesh.services.lookup import known_queues, still_running
 from gpu_mesh.services.recent_alerts import AlertView, recent
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import cordons, counters, nodes, preemption, queues, server, stats
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["DeviceView", "NodeView", "QueueView", "Rates", "Snapshot", "read"]
+__all__ = ["DeviceView", "NodeView", "QueueView", "Rates", "Snapshot", "read", "read_from"]
 
 #: Minutes of the longer of the two rates.
 MINUTES = 5
@@ -111,7 +111,13 @@ class Snapshot:
 
 def read(settings: Settings) -> Snapshot:
     """The mesh as Redis has it now. Raises BrokerUnavailable."""
-    with mapped_errors(settings), connect(settings) as client:
+    with connect(settings) as client:
+        return read_from(client, settings)
+
+
+def read_from(client: Any, settings: Settings) -> Snapshot:
+    """The mesh as Redis has it now, through a connection that is kept. Raises BrokerUnavailable."""
+    with mapped_errors(settings):
         entries = nodes.all_nodes(client)
         names = known_queues(settings)
         waiting = queues.depths(client, names)
@@ -122,7 +128,7 @@ def read(settings: Settings) -> Snapshot:
         checked = conditions(client)
         told = recent(client, at)
         rates = _rates(client)
-        running = _with_times(client, running_entries(settings), at)
+        running = _with_times(client, still_running(client, settings, entries), at)
     by_worker = {str(worker): str(entry["id"]) for entry in running for worker in (entry["worker"], *entry["siblings"])}
     counts = Counter(str(entry["queue"]) for entry in running)
     known = {queue.name: queue for queue in QUEUES}
@@ -153,10 +159,10 @@ def read(settings: Settings) -> Snapshot:
 
 def _rates(client: Any) -> Rates:
     """Of tasks that ended; cancelled ones are neither done nor failed."""
-    counts = [counters.last_minutes(client, minutes).outcomes() for minutes in (1, MINUTES)]
-    failed, failed_in_5 = (sum(found.get(outcome, 0) for outcome in FAILURES) for found in counts)
-    done, done_in_5 = (found.get(Outcome.SUCCESS, 0) for found in counts)
-    return Rates(done, failed, done_in_5 / MINUTES, failed_in_5 / MINUTES)
+    minutes = [counts.outcomes() for counts in counters.by_minute(client, MINUTES)]
+    failed = [sum(found.get(outcome, 0) for outcome in FAILURES) for found in minutes]
+    done = [found.get(Outcome.SUCCESS, 0) for found in minutes]
+    return Rates(done[-1], failed[-1], sum(done) / MINUTES, sum(failed) / MINUTES)
 
 
 def _with_times(client: Any, running: list[dict[str, Any]], now: float) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ __all__ = [
     "Hours",
     "HttpUrl",
     "Labels",
+    "LogPath",
     "Modules",
     "Names",
     "NodeName",
@@ -69,6 +70,10 @@ def _unset(value: object) -> object:
 
 def _queues(value: object) -> object:
     return () if value == NONE else _split(value)
+
+
+def _file_or_none(value: object) -> object:
+    return None if value == NONE else value
 
 
 def _folder(value: object) -> object:
@@ -177,6 +182,7 @@ EngineNames = Annotated[Names, AfterValidator(_engine_names)]
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Hours = Annotated[str, AfterValidator(_hours)]
 HttpUrl = Annotated[str | None, BeforeValidator(_unset), AfterValidator(check_http_url)]
+LogPath = Annotated[Path | None, BeforeValidator(_file_or_none)]
 Modules = Annotated[Names, AfterValidator(_modules)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
 OwnAddress = Annotated[str, AfterValidator(_own_address)]

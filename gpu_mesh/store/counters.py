@@ -33,14 +33,14 @@ from gpu_mesh.store import keys, server
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["OTHERS", "Counts", "ModelRuns", "Runs", "fold", "last_minutes", "read", "totals"]
+__all__ = ["OTHERS", "Counts", "ModelRuns", "Runs", "by_minute", "fold", "last_minutes", "read", "totals"]
 
 #: Name of what is counted together where a hash is full.
 OTHERS = "*"
 #: Fields of the counters of a span, and of those of all time, before new names are counted together.
 FIELDS, FIELDS_OF_ALL = 6_000, 60_000
 #: Lines that are counted in one go, and how often one call does at most.
-FOLDED_AT_ONCE, FOLDS = 1_000, 200
+FOLDED_AT_ONCE, FOLDS = 5_000, 50
 #: Spans that are counted by: name, length, for how long it is kept, s.
 _SPANS = (("minute", 60, 7_200), ("ten", 600, 90_000 + 600))
 #: Spans of up to this are read by the minute, s.
@@ -216,17 +216,36 @@ def last_minutes(client: redis.Redis, count: int) -> Counts:
     """What ended in the last whole minutes, the current one left out."""
     fold(client)
     now = int(server.now(client) // 60)
-    return _between(client, "minute", range(now - count, now), Counts(since=(now - count) * 60.0, until=now * 60.0))
+    found = Counts(since=(now - count) * 60.0, until=now * 60.0)
+    return _between(client, "minute", range(now - count, now), found)
+
+
+def by_minute(client: redis.Redis, count: int) -> list[Counts]:
+    """As `last_minutes`, each minute for itself, the oldest first."""
+    fold(client)
+    now = int(server.now(client) // 60)
+    found = [Counts(since=number * 60.0, until=(number + 1) * 60.0) for number in range(now - count, now)]
+    for counts, held in zip(found, _hashes(client, "minute", range(now - count, now)), strict=True):
+        counts.add(held)
+    return found
 
 
 def _between(client: redis.Redis, name: str, numbers: range, counts: Counts) -> Counts:
+    for held in _hashes(client, name, numbers):
+        counts.add(held)
+    return counts
+
+
+def _hashes(client: redis.Redis, name: str, numbers: range) -> list[dict[Any, Any]]:
     pipe = client.pipeline(transaction=False)
     for number in numbers:
         pipe.hgetall(keys.count(name, number))
-    for found in pipe.execute(raise_on_error=False):
-        if isinstance(found, dict):  # else a stranger's key of the same name
-            counts.add(found)
-    return counts
+    found = []
+    for held in pipe.execute(raise_on_error=False):
+        if isinstance(held, Exception) and not str(held).startswith("WRONGTYPE"):
+            raise held
+        found.append(held if isinstance(held, dict) else {})  # a stranger's key of the same name is no hash
+    return found
 
 
 def totals(client: redis.Redis) -> Counts:

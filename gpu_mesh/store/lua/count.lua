@@ -20,11 +20,13 @@ while ARGV[at] do
   local hash, kept, most, fields = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   for i = at + 4, at + 2 + 2 * fields, 2 do
     local field = ARGV[i]
-    local limit = string.find(field, '^[mt]') and most / 3 or most
-    if call('HEXISTS', hash, field) == 0 and call('HLEN', hash) >= limit then
-      field = string.gsub(field, '\n.*$', '\n*')
+    local by = ARGV[i + 1]
+    local now = redis.pcall('HINCRBY', hash, field, by)
+    -- New to it, most likely; asked for afterwards, for few fields are.
+    if now == tonumber(by) and call('HLEN', hash) > (string.find(field, '^[mt]') and most / 3 or most) then
+      call('HDEL', hash, field)
+      call('HINCRBY', hash, string.gsub(field, '\n.*$', '\n*'), by)
     end
-    redis.pcall('HINCRBY', hash, field, ARGV[i + 1])
   end
   if kept ~= '0' then call('EXPIRE', hash, kept) end
   at = at + 4 + 2 * fields
