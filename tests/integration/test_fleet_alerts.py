@@ -236,6 +236,6 @@ def test_one_rule_that_cannot_be_judged_keeps_the_others(client: redis.Redis, ca
     """A stranger's key."""
     join(client)
     silence(client)
-    client.set("ai-batch", "no list")
+    client.set(keys.DEAD, "no list")
     assert judged(client).keys() == {("disconnected", "n1")}
-    assert "rule backlog cannot be judged" in caplog.text
+    assert "rule dead cannot be judged" in caplog.text
