@@ -23,7 +23,7 @@ RULES: dict[str, Rule] = {
     "endpoint": Rule("health", _WARNING + _ERROR + _CRITICAL),
     "flapping": Rule("health", _WARNING),
     "recovery": Rule("health", _WARNING + _ERROR),
-    "disconnected": Rule("fleet", _ERROR),
+    "disconnected": Rule("fleet", _ERROR + _CRITICAL),
     "failures": Rule("fleet", _ERROR),
     "backlog": Rule("fleet", _WARNING),
     "memory": Rule("fleet", _WARNING),

@@ -52,6 +52,8 @@ class Silent:
     name: str
     silent_s: float
     devices: int
+    #: By its checks (domain/health).
+    is_offline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def disconnected(silent: Iterable[Silent]) -> list[Alert]:
         Alert(
             rule="disconnected",
             subject=node.name,
-            level=Level.ERROR,
+            level=Level.CRITICAL if node.is_offline else Level.ERROR,
             text=f"not heard of for {node.silent_s:.0f} s, with {_count(node.devices, 'device')}; its work moved",
             remedy="see whether it runs and reaches Redis; one that is gone for good is forgotten in a week",
         )

@@ -1,4 +1,4 @@
-"""Alerts of the mesh as a whole (SPEC H7; DESIGN §9): beat's `mesh.alerts`, on the control worker.
+"""Alerts of the mesh as a whole (SPEC H7; DESIGN §9): after each check, on the control worker.
 
 Each rule is judged by itself: one that cannot be is logged, and keeps what stands of it.
 """
@@ -13,6 +13,7 @@ from typing import Any
 from gpu_mesh.domain import fleet as rules
 from gpu_mesh.domain.alerts import Alert, Standing
 from gpu_mesh.domain.availability import REALTIME_QUEUE
+from gpu_mesh.domain.health import State
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.domain.requirements import Requirements
 from gpu_mesh.errors import BrokerUnavailable, InvalidTask
@@ -23,12 +24,10 @@ from gpu_mesh.store import alerts as store
 from gpu_mesh.store import availability, census, health, nodes, queues, server
 from gpu_mesh.store.client import broker_error, connect, mapped_errors
 
-__all__ = ["EVERY_S", "JUDGES", "OVER", "reconcile", "tick"]
+__all__ = ["JUDGES", "OVER", "reconcile", "tick"]
 
 logger = logging.getLogger(__name__)
 
-#: How often beat has it looked, s.
-EVERY_S = 30.0
 #: The queue whose backlog has a limit of its own: a night's work.
 BATCH_QUEUE = "ai-batch"
 #: Groups of waiting tasks judged in one look, and dead letters counted.
@@ -83,8 +82,10 @@ def _disconnected(client: Any, settings: Settings, now: float, held: frozenset[s
     # Redis was away: nobody could be heard.
     if now <= census.grace_until(client) + GRACE_REFRESHES * settings.node_refresh_s:
         return None
+    checked = health.all_checked(client)
+    offline = {one.name for one in checked.values() if one.kind == health.NODE and one.health.state is State.OFFLINE}
     return rules.disconnected(
-        rules.Silent(entry.node.name, entry.silent_s, len(entry.node.devices))
+        rules.Silent(entry.node.name, entry.silent_s, len(entry.node.devices), entry.node.name in offline)
         for entry in nodes.all_nodes(client)
         if not entry.left and not entry.online(settings.node_ttl_s)
     )

@@ -21,6 +21,7 @@ from gpu_mesh.engines import engines_for
 from gpu_mesh.services import alerts, recovery
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import cordons, health, leases, nodes, server
+from gpu_mesh.store.alerts import standing as standing_alerts
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked
 
@@ -215,35 +216,43 @@ def _gate(client: Any, checked: Iterable[Checked]) -> None:
 
 
 def _tell(client: Any, before: Mapping[str, Checked], after: Mapping[str, Checked]) -> None:
+    # What stands, not what was: a check may have died before it told.
+    standing = {(one.rule, one.subject) for one in standing_alerts(client)}
     for one in after.values():
         was = before[one.subject].health if one.subject in before else Health()
+        if one.health.flapping and not was.flapping:
+            _tell_of_flapping(client, one, was)
+        elif not one.health.flapping and (FLAPPING, one.name) in standing:
+            alerts.clear(client, FLAPPING, one.name, "has been well for a while")
         node = after.get(health.subject(NODE, node_of(one.name)))
         # Its node's alert tells of it too.
         covered = one.kind == DEVICE and node is not None and node.health.strikes > 0
-        _tell_one(client, one, was, covered=covered)
+        if one.health.state is State.HEALTHY:
+            if (one.kind, one.name) in standing:
+                alerts.clear(client, one.kind, one.name, "is healthy")
+        elif one.health.findings and not covered and not _is_silent_node(one):
+            _tell_of_illness(client, one)
 
 
-def _tell_one(client: Any, one: Checked, was: Health, *, covered: bool) -> None:
-    now = one.health
-    if now.flapping and not was.flapping:
-        text = (
-            f"fails and recovers again and again: {len(now.falls)} times in {now.falls[-1] - now.falls[0] + 1} checks"
-        )
-        remedy = f"it counts as degraded until it has passed for a while; last: {_words(was)}"
-        alerts.post(client, Alert(rule=FLAPPING, subject=one.name, level=Level.WARNING, text=text, remedy=remedy))
-    elif was.flapping and not now.flapping:
-        alerts.clear(client, FLAPPING, one.name, "has been well for a while")
-    if now.state is State.HEALTHY:
-        if was.state is not State.HEALTHY:
-            alerts.clear(client, one.kind, one.name, f"is healthy{_after(was, now)}")
-    elif (level := _LEVELS.get(now.state)) is not None and now.findings and not covered:
-        remedy = next((finding.remedy for finding in now.findings if finding.remedy), "")
-        text = f"is {now.state}: {_words(now)}"
-        alerts.post(client, Alert(rule=one.kind, subject=one.name, level=level, text=text, remedy=remedy))
+def _tell_of_flapping(client: Any, one: Checked, was: Health) -> None:
+    falls = one.health.falls
+    text = f"fails and recovers again and again: {len(falls)} times in {falls[-1] - falls[0] + 1} checks"
+    remedy = f"it counts as degraded until it has passed for a while; last: {_words(was)}"
+    alerts.post(client, Alert(rule=FLAPPING, subject=one.name, level=Level.WARNING, text=text, remedy=remedy))
 
 
-def _after(was: Health, now: Health) -> str:
-    return f" again, after {now.checked_at - was.failing_since:.0f} s" if was.failing_since else ""
+def _tell_of_illness(client: Any, one: Checked) -> None:
+    level = _LEVELS.get(one.health.state)
+    if level is None:
+        return
+    remedy = next((finding.remedy for finding in one.health.findings if finding.remedy), "")
+    text = f"is {one.health.state}: {_words(one.health)}"
+    alerts.post(client, Alert(rule=one.kind, subject=one.name, level=level, text=text, remedy=remedy))
+
+
+def _is_silent_node(one: Checked) -> bool:
+    """The fleet's rule tells of it, and sooner (services/fleet)."""
+    return one.kind == NODE and any(finding.what == NODE for finding in one.health.findings)
 
 
 def _words(state: Health) -> str:

@@ -11,7 +11,7 @@ from celery.signals import worker_ready
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services.availability import reconcile as refuse
-from gpu_mesh.services.fleet import reconcile as judge
+from gpu_mesh.services.fleet import reconcile as judge_fleet
 from gpu_mesh.services.health import reconcile as check
 from gpu_mesh.services.usage import reconcile as follow_usage
 from gpu_mesh.services.windows import reconcile
@@ -19,7 +19,7 @@ from gpu_mesh.settings import settings
 from gpu_mesh.store import nodes, ranking
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["alerts", "availability", "begin", "health", "line", "stats", "tidy", "usage", "windows"]
+__all__ = ["availability", "begin", "health", "line", "stats", "tidy", "usage", "windows"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +52,11 @@ def usage() -> None:
 
 @shared_task(name="mesh.health", bind=True, queue=CONTROL_QUEUE, ignore_result=True)
 def health(self: Any) -> None:
-    """Check all nodes, devices and watched addresses."""
-    check(self.app, settings())
-
-
-@shared_task(name="mesh.alerts", queue=CONTROL_QUEUE, ignore_result=True)
-def alerts() -> None:
-    """See what is wrong with the mesh as a whole, and tell of it."""
-    judge(settings())
+    """Check all nodes, devices and watched addresses, then judge the mesh as a whole."""
+    try:
+        check(self.app, settings())
+    finally:
+        judge_fleet(settings())
 
 
 @shared_task(name="mesh.stats", queue=CONTROL_QUEUE, ignore_result=True)
