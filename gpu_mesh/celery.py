@@ -140,6 +140,7 @@ def configuration(current: Settings) -> dict[str, Any]:
         "task_create_missing_queues": False,
         "worker_consumer": "workers.consumer:Consumer",
         "worker_pool": "workers.prefork:TaskPool",
+        "beat_scheduler": "workers.beat:Scheduler",
         "include": [*UPPER_MODULES, *current.include],
         "worker_log_format": "%(levelname)s %(name)s: %(message)s",
         "worker_task_log_format": "%(levelname)s %(task_name)s[%(task_id)s]: %(message)s",

@@ -6,7 +6,6 @@ import logging
 import platform
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from gpu_mesh import __version__
 from gpu_mesh.devices import detect
@@ -27,8 +26,6 @@ logger = logging.getLogger(__name__)
 BROKER_STAGE, WORKER_STAGE, BEAT_STAGE = 0, 1, 2
 #: Added to a worker's own limit before the supervisor kills it, s.
 STOP_GRACE_S = 5.0
-#: Beat looks at its schedule at least this often, s; after twice as long (at least 60 s) it answers no ping.
-BEAT_INTERVAL_S = 30
 #: Starting again would not mend a refused setting: it stops the node instead.
 FATAL = frozenset({EX_CONFIG})
 #: What needs no GPU must not take any of its memory.
@@ -69,9 +66,9 @@ def worker_specs(settings: Settings, devices: Sequence[Device]) -> list[ProcessS
     ]
 
 
-def lead_specs(settings: Settings, schedule: Path) -> list[ProcessSpec]:
+def lead_specs(settings: Settings) -> list[ProcessSpec]:
     """What a lead runs besides its devices: the control worker, the CPU queues' worker, and beat."""
-    return [*control_specs(settings), beat_spec(settings, schedule)]
+    return [*control_specs(settings), beat_spec(settings)]
 
 
 def control_specs(settings: Settings) -> list[ProcessSpec]:
@@ -85,14 +82,12 @@ def control_specs(settings: Settings) -> list[ProcessSpec]:
     return specs
 
 
-def beat_spec(settings: Settings, schedule: Path) -> ProcessSpec:
-    """Beat, which keeps in `schedule` when it last sent what, and answers pings as `beat@NODE`."""
+def beat_spec(settings: Settings) -> ProcessSpec:
+    """Beat, which answers pings as `beat@NODE`, also while another one leads."""
     argv = celery_argv(
         "beat",
         f"--hostname=beat@{settings.node_name}",
         "--enable-remote-control",
-        f"--schedule={schedule}",
-        f"--max-interval={BEAT_INTERVAL_S}",
         "--pidfile=",
         f"--loglevel={settings.log_level}",
     )

@@ -23,6 +23,7 @@ from gpu_mesh.transport import claim_with
 from workers.consumers import Consumers, GateWatch
 from workers.engine_watch import EngineWatch
 from workers.lease import Lease
+from workers.leaving import Leaving
 from workers.orphans import Orphans
 from workers.preemption import Preemption
 from workers.pulse import Pulse
@@ -60,7 +61,7 @@ class Leasing(bootsteps.StartStopStep):
         worker.sampler = Sampler(current, worker.hostname, Vitals(current, worker.hostname, own_device()))
         worker.sampler.start()
         worker.claimer = Claimer(current, worker.hostname, own_device(), held=worker.sampler.held_gb)
-        worker.gates = GateWatch(worker.claimer.closed)
+        worker.gates = GateWatch(worker.claimer.closed, leave=Leaving(worker).look)
         worker.gates.start()
         if (device := own_device()) is not None:
             self._watch = EngineWatch(lambda: worker.gates.closed, partial(engine_health.mend, device, current))

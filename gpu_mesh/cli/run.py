@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 import click
 from rich.text import Text
@@ -18,12 +17,13 @@ from rich.text import Text
 from gpu_mesh.cli.include import check_include_apart
 from gpu_mesh.cli.output import console
 from gpu_mesh.domain.device import Device
+from gpu_mesh.services.channels import check as check_channels
 from gpu_mesh.settings import Settings, env_name, mask, settings
 from gpu_mesh.store.client import broker_url, check_broker
 from gpu_mesh.store.embedded import EmbeddedRedis
-from gpu_mesh.store.redis_address import file_errors
 from workers.events import Action, Event
 from workers.lease import reap_now
+from workers.logs import named, to_file
 from workers.node import (
     BROKER_STAGE,
     Registrar,
@@ -71,6 +71,7 @@ def up(devices: str | None, node_name: str | None, listen: str | None) -> None:
     current = _override(devices=devices, node_name=node_name, listen=listen, node_role="lead")
     with _logs(current):
         check_include_apart(current)
+        check_channels(current)
         own = own_devices(current)
         if current.broker_url is None:
             _with_embedded(current, own)
@@ -106,6 +107,8 @@ def worker(devices: str | None, node_name: str | None) -> None:
     current = _override(devices=devices, node_name=node_name)
     with _logs(current):
         check_include_apart(current)
+        if current.node_role == "lead":
+            check_channels(current)
         check_broker(current)
         _supervise(current, own_devices(current), [])
 
@@ -116,15 +119,17 @@ def control(node_name: str | None) -> None:
     """Run a lead's control worker and the CPU queues' worker alone, each started again when it dies: for a lead
     whose parts are services of their own."""
     current = _override(node_name=node_name)
+    check_channels(current)
     _run_part(current, control_specs(current))
 
 
 @click.command()
 @_name_option
 def beat(node_name: str | None) -> None:
-    """Run a lead's beat alone, started again when it dies. Two in one mesh send everything twice."""
+    """Run a lead's beat alone, started again when it dies. Several in one mesh, on nodes of different names, stand in
+    for each other: one leads, another follows within seconds, nothing is sent twice."""
     current = _override(node_name=node_name)
-    _run_part(current, [beat_spec(current, _schedule(current))])
+    _run_part(current, [beat_spec(current)])
 
 
 def _run_part(current: Settings, specs: Sequence[ProcessSpec]) -> None:
@@ -134,13 +139,6 @@ def _run_part(current: Settings, specs: Sequence[ProcessSpec]) -> None:
         console.print(f"node    {current.node_name}")
         console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
         raise click.exceptions.Exit(Supervisor(specs, on_line=_print_line, on_event=_attend(current, None)).run())
-
-
-def _schedule(current: Settings) -> Path:
-    """The file in which beat keeps when it last sent what; its folder is made."""
-    with file_errors(current.state_dir):
-        current.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return current.state_dir / "celerybeat-schedule"
 
 
 def _override(**given: str | None) -> Settings:
@@ -157,7 +155,7 @@ def _supervise(
     repairs = Repairs(current, devices, on_line=_print_line)
     specs = [*broker, *worker_specs(current, devices)]
     if current.node_role == "lead":
-        specs += lead_specs(current, _schedule(current))
+        specs += lead_specs(current)
     console.print(f"node    {current.node_name} ({current.node_role})")
     console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
     for device in devices:
@@ -212,27 +210,41 @@ def reachable(listen: str) -> str:
 
 
 def _print_line(name: str, line: str) -> None:
+    if name == REDIS:
+        # Python's processes log to the file themselves.
+        _tell_of_redis(line)
     colour = _COLOURS[zlib.crc32(name.encode()) % len(_COLOURS)]
     text = Text.assemble((f"{datetime.now():%H:%M:%S} ", "dim"), (f"{name:<8} ", colour), line)
     console.print(text, soft_wrap=True)
 
 
+def _tell_of_redis(line: str) -> None:
+    if (handler := to_file()) is not None:
+        record = logging.LogRecord(REDIS, logging.INFO, "", 0, "%s", (line,), None)
+        record.__dict__["mesh_process"] = REDIS
+        handler.handle(record)
+
+
 @contextmanager
 def _logs(current: Settings) -> Iterator[None]:
     """What our own packages log is printed among the processes' lines, from the level of GPU_MESH_LOG_LEVEL on."""
-    handler = _Lines()
+    handler: logging.Handler = _Lines()
     handler.setFormatter(logging.Formatter("%(message)s"))
+    named("supervisor")
+    handlers = [handler, *filter(None, [to_file()])]
     loggers = [logging.getLogger(name) for name in OUR_PACKAGES]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(current.log_level)
-        logger.addHandler(handler)
+        for one in handlers:
+            logger.addHandler(one)
     try:
         yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-            logger.removeHandler(handler)
+            for one in handlers:
+                logger.removeHandler(one)
 
 
 class _Lines(logging.Handler):

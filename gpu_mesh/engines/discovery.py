@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psutil
 
 from gpu_mesh.engines import failures
+from gpu_mesh.engines.importing import unforked
 from gpu_mesh.engines.openai import api_url
 
 if TYPE_CHECKING:
@@ -105,8 +106,10 @@ def identify(url: str, kinds: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT
 
     Ollama is asked for first, whatever the order: it speaks OpenAI's API too, but then cannot unload.
     """
-    # Here, as it costs every process's start 0.2 s: few look for engines.
-    import httpx
+    with unforked():
+        # Here, as it costs every process's start 0.2 s: few look for engines.
+        import httpcore  # noqa: F401  # httpx does with its first client
+        import httpx
 
     limits = httpx.Timeout(timeout_s)
     try:

@@ -6,12 +6,11 @@ their own, and wait in an outbox while Redis is away. One claimer a worker proce
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -77,7 +76,7 @@ class Claimer:
         self._lock = threading.Lock()
         self._held: set[str] = set()
         self._outbox: list[tuple[str, LetGo]] = []
-        self._ended: dict[str, str] = {}
+        self._ended: dict[str, claims.Ended] = {}
         #: One sender at a time: the event loop, a pool's thread and the lease's all let go.
         self._sending = threading.RLock()
         self._gatekeeper = Gatekeeper(settings, device)
@@ -188,15 +187,15 @@ class Claimer:
         self._idle, self._due_s = True, None
 
     def ack(self, tag: str) -> None:
-        """The job of a claim is done; what `ended` was told of it goes into the journal in the same step."""
+        """The job of a claim is done; what `ended` was told of it is written down in the same step."""
         with self._lock:
-            journal = self._ended.pop(tag, "")
-        self._let_go(tag, partial(claims.ack, journal=journal))
+            ended = self._ended.pop(tag, claims.Ended())
+        self._let_go(tag, partial(claims.ack, ended=ended))
 
-    def ended(self, tag: str, entry: Mapping[str, Any]) -> None:
+    def ended(self, tag: str, ended: claims.Ended) -> None:
         """How the run of a claim ended; to be told before its ack."""
         with self._lock:
-            self._ended[tag] = json.dumps(entry)
+            self._ended[tag] = ended
 
     def hand_back(self, tag: str, *, counts: bool, preempted: bool = False) -> None:
         """Give a claim back to the front of its queue; `counts`: as a delivery, `preempted`: as a preemption."""
@@ -236,8 +235,8 @@ class Claimer:
         if tends:
             self.promote()
 
-    def closed(self) -> frozenset[str]:
-        """The queues that are closed to this worker now. Raises BrokerUnavailable."""
+    def closed(self) -> holds.Closed:
+        """What is closed to this worker now. Raises BrokerUnavailable."""
         with mapped_errors(self._settings):
             return holds.closed_to(self._client, self.worker)
 

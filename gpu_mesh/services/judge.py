@@ -19,7 +19,7 @@ from gpu_mesh.domain.scoring import Condition, Mode, node_score
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import placement
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import ranking
+from gpu_mesh.store import health, ranking
 
 __all__ = ["Judge"]
 
@@ -57,6 +57,8 @@ class Judge:
         self._needs: dict[str, Requirements] = {}
         self._unjudgeable: dict[str, str] = {}
         self._loaded: str | None = None
+        #: What its score is multiplied by, as it was last checked.
+        self._health = 1.0
         self.fits: set[str] = set()
         self.misfits: set[str] = set()
         #: Needs of several devices: how many siblings, and the workers of those that would do.
@@ -112,6 +114,8 @@ class Judge:
             self._device = replace(self._device, held_gb=held)
         elif self._clock() - self._judged_at < JUDGE_ANEW_S:
             return
+        checked = self._call(health.checked, health.DEVICE, self._worker)
+        self._health = 1.0 if checked is None else checked.health.factor
         for number, needs in list(self._needs.items()):
             if number in self.fits and self._device is not None:
                 self._enter(number, needs)
@@ -138,6 +142,7 @@ class Judge:
     def _enter(self, number: str, needs: Requirements) -> None:
         if self._device is None:
             return
-        now = Condition(load=min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), model=self._loaded)
+        load = min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        now = Condition(load=load, health=self._health, model=self._loaded)
         scores = {mode.value: node_score(needs, self._device, mode, now) for mode in Mode}
         self._call(ranking.rank, self._worker, number, scores)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ __all__ = [
     "record",
     "take",
     "taken",
+    "tell",
 ]
 
 #: What became of an order: the engine answers; it does not; the node may not do it; nobody took it in time.
@@ -133,6 +134,8 @@ def record(client: redis.Redis, repair: Repair) -> None:
     with client.pipeline() as pipe:
         pipe.lpush(keys.REPAIRS, json.dumps(repair.to_dict()))
         pipe.ltrim(keys.REPAIRS, 0, KEPT - 1)
+        pipe.lpush(keys.UNTOLD, json.dumps(repair.to_dict()))
+        pipe.ltrim(keys.UNTOLD, 0, KEPT - 1)
         pipe.lrem(keys.mending(repair.order.node), 0, json.dumps(asdict(repair.order)))
         pipe.execute()
 
@@ -141,6 +144,17 @@ def history(client: redis.Redis, limit: int = KEPT) -> list[Repair]:
     """The last attempts, newest first."""
     found = [_repair(told) for told in client.lrange(keys.REPAIRS, 0, limit - 1)]
     return [one for one in found if one is not None]
+
+
+def tell(client: redis.Redis, hear: Callable[[Repair], None]) -> None:
+    """Have `hear` hear of attempts that nobody was told of, oldest first; of one that it fails for once more."""
+    for _ in range(KEPT):
+        raw = client.lindex(keys.UNTOLD, -1)
+        if raw is None:
+            return
+        if (repair := _repair(raw)) is not None:
+            hear(repair)
+        client.lrem(keys.UNTOLD, -1, text(raw))
 
 
 def _order(told: Any) -> Order | None:

@@ -24,7 +24,7 @@ from gpu_mesh.domain.header import wrong_header
 from gpu_mesh.domain.queues import GPU_QUEUES, Band, band_of
 from gpu_mesh.domain.requirements import REQUIREMENT_FIELDS
 from gpu_mesh.domain.scoring import mode_of
-from gpu_mesh.store import claims, queues
+from gpu_mesh.store import beat, claims, queues
 from gpu_mesh.store.claims import Claimed
 from gpu_mesh.store.scripts import script, sha, source
 
@@ -135,6 +135,9 @@ class Channel(stock.Channel):
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
         headers = message.get("headers") or {}
+        if beat.FIRING in headers:
+            self._fire(queue, message, kwargs)
+            return
         due, wrong = queues.due_of(headers), wrong_header(headers.get("mesh"))
         # What is malformed wakes nobody: the claim that meets it puts it into the dead letters. Of a batch, a claim
         # puts a message back whose time has not come. Of a queue declared with x-expires, kombu renews the lists' lives
@@ -150,6 +153,18 @@ class Channel(stock.Channel):
             key, envelope, _, _, tag, *_ = arguments
             if due is None or not claims.delay(client, key, envelope, tag, due):
                 script(client, "publish")(args=arguments, client=client)
+
+    def _fire(self, queue: str, message: dict[str, Any], options: dict[str, Any]) -> None:
+        """Put the message of a periodic entry that is due, unless that was done before, or by another beat."""
+        headers = dict(message["headers"])
+        firing = headers.pop(beat.FIRING)
+        headers[beat.DUE] = float(firing[-1])
+        message = {**message, "headers": headers}  # the one given may be sent again
+        with self.conn_or_acquire() as client:
+            if queue in self.mesh_queues and queue not in self._expires and queues.due_of(headers) is None:
+                script(client, "fire")(args=[*self._publish_arguments(queue, message), *firing], client=client)
+            elif beat.take(client, firing):
+                self._put(queue, message, **options)
 
     def _publish_arguments(self, queue: str, message: dict[str, Any]) -> list[str]:
         """ARGV of publish.lua."""

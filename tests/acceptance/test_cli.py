@@ -332,7 +332,7 @@ def test_doctor_survives_a_folder_it_cannot_look_at(broker: str) -> None:
 def test_a_refused_setting_stops_the_node_and_the_lead_takes_no_gpu() -> None:
     """No worker is started again for ever; control and CPU workers see no GPU."""
     current = Settings(_env_file=None)
-    lead = lead_specs(current, Path("schedule"))
+    lead = lead_specs(current)
     for spec in [*lead, *worker_specs(current, own_devices(current))]:
         assert spec.fatal_exit_codes == {EX_CONFIG}
     assert {spec.name: spec.env.get("CUDA_VISIBLE_DEVICES") for spec in lead} == {

@@ -54,7 +54,8 @@ class NodeSettings(BaseModel, defer_build=True):
     sentinel_master: str = setting("Name of the master that sentinel:// asks for", default="mymaster")
     listen: OwnAddress = setting("Address the embedded Redis listens on besides loopback", default="127.0.0.1")
     state_dir: Folder = setting(
-        "Folder for the embedded Redis, its password and beat's schedule", default_factory=_default_state_dir
+        "Folder for the embedded Redis, its password, the log and checkpoints of scripts",
+        default_factory=_default_state_dir,
     )
 
     # This node
