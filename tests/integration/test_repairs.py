@@ -132,7 +132,7 @@ class TestCommand:
         """H4: its last words are kept, and no more of them than so many."""
         with node(broker, sh("seq 1 100; echo no such unit >&2; exit 5"), answers=never) as here:
             done = here.outcome(here.order())
-        assert (done.outcome, done.why, done.exit_code) == (FAILED, "the command failed (exit code 5)", 5)
+        assert (done.outcome, done.why, done.exit_code) == (FAILED, "the command failed: exit code 5", 5)
         assert done.output[-2:] == ("100", "no such unit")
         assert len(done.output) == 20
 
