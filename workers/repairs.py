@@ -25,6 +25,7 @@ from gpu_mesh.store import repairs, server
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.repairs import EXPIRED, FAILED, RECOVERED, REFUSED, VALID_S, Order, Repair
 from workers.command import Command
+from workers.events import describe_exit
 from workers.lifeline import Lifeline
 from workers.output import LineFeed, OnLine
 
@@ -173,7 +174,8 @@ class Repairs:
         for slot, command in list(self._servers.items()):
             if (code := command.exit_code()) is not None:
                 del self._servers[slot]
-                logger.warning("%s ended: exit code %d", shlex.join(command.argv), code, extra={"action": "repair"})
+                told = shlex.join(command.argv), describe_exit(code)
+                logger.warning("%s ended: %s", *told, extra={"action": "repair"})
 
     def _carry_out(self, client: Any, order: Order) -> Repair:
         """Repair, and say what became of it. Raises BrokerUnavailable before anything was done."""
@@ -243,7 +245,7 @@ class Repairs:
                 runs = "; the command is the server and stays" if code is None else ""
                 return RECOVERED, f"it answers after {time.monotonic() - began:.1f} s{runs}"
             if code:
-                return FAILED, f"the command failed (exit code {code})"
+                return FAILED, f"the command failed: {describe_exit(code)}"
             if time.monotonic() - began > limit_s:
                 still = "the command, which ran on, was killed" if code is None else "the command ended well"
                 return FAILED, f"it did not answer within {limit_s:g} s; {still}"

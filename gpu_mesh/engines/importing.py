@@ -20,6 +20,10 @@ _lock = threading.Lock()
 def unforked() -> Iterator[None]:
     """For imports that any thread may do: meanwhile this process does not fork. The block must not fork either."""
     with _lock:
+        # With the first client of an engine, certifi imports them in its turn.
+        import importlib.readers
+        import importlib.resources.readers  # noqa: F401
+
         yield
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# A connection's first look for its host would import it, in a thread while the process forks (engines/importing).
+import encodings.idna  # noqa: F401
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache

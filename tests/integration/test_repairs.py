@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from processes import runs
-from redis_servers import free_port
+from redis_servers import RedisServer, free_port
 from waiting import wait_for
 
 from gpu_mesh.domain.device import Device, DeviceKind
@@ -132,7 +132,7 @@ class TestCommand:
         """H4: its last words are kept, and no more of them than so many."""
         with node(broker, sh("seq 1 100; echo no such unit >&2; exit 5"), answers=never) as here:
             done = here.outcome(here.order())
-        assert (done.outcome, done.why, done.exit_code) == (FAILED, "the command failed (exit code 5)", 5)
+        assert (done.outcome, done.why, done.exit_code) == (FAILED, "the command failed: exit code 5", 5)
         assert done.output[-2:] == ("100", "no such unit")
         assert len(done.output) == 20
 
@@ -233,6 +233,29 @@ class TestInterrupted:
             [done] = repairs.history(client)
         assert (done.outcome, done.why) == (FAILED, "the node was stopped")
         assert not psutil.pid_exists(int(running)) or not runs(int(running))
+
+    def test_redis_comes_late_and_goes(self, tmp_path: Path) -> None:
+        """H4: orders are heard as soon as it is there; an outcome waits for it."""
+        redis, gate = RedisServer(tmp_path / "redis", "maxmemory 64mb"), tmp_path / "up"
+
+        def answers(_: Order) -> bool:
+            if gate.exists() and not gate.read_text():
+                redis.stop()
+                gate.write_text("Redis is gone")
+            return gate.exists()
+
+        found = Node(redis.url, f"touch {gate}", answers=answers)
+        found.repairs.start()
+        try:
+            redis.start()
+            order = wait_for(lambda: found.order(), "an order")
+            wait_for(lambda: gate.exists() and gate.read_text(), "the repair")
+            redis.start()
+            assert found.outcome(order).outcome == RECOVERED
+            assert repairs.pending(found.client, NODE) == []
+        finally:
+            found.repairs.stop()
+            redis.stop()
 
     def test_the_node_was_killed_during_a_repair(self, broker: str) -> None:
         """H4: its next run says so, and the order waits no more."""

@@ -98,7 +98,12 @@ def check_reading(reading: Reading) -> None:
     assert used is None or 0 <= used <= (total or 0)
     assert reading.memory_free_gb is None or 0 <= reading.memory_free_gb <= (total or 0)
     assert reading.utilisation is None or 0 <= reading.utilisation <= 1
-    assert reading.temperature_c is None or -50 < reading.temperature_c < 200
+    for degrees in (reading.temperature_c, reading.temperature_limit_c):
+        assert degrees is None or -50 < degrees < 200
+    for figure in (reading.power_w, reading.power_limit_w, reading.fan, reading.ecc_errors):
+        assert figure is None or figure >= 0
+    for words in (reading.faults, reading.warnings, reading.throttles or ()):
+        assert all(isinstance(word, str) and word for word in words)
     for process in reading.processes or ():
         assert process.pid > 0
         assert process.memory_gb is None or process.memory_gb >= 0
@@ -164,7 +169,8 @@ def test_a_lost_device_says_what_to_do(case: Case) -> None:
     source = case.lose()
     with pytest.raises(DeviceError, match=r"(?s).+[:;] .+") as caught:
         source.read(device)
-    assert DeviceError(*caught.value.args).args == caught.value.args
+    again = DeviceError(*caught.value.args)
+    assert (str(again), again.hard) == (str(caught.value), caught.value.hard)
 
 
 @pytest.mark.gpu

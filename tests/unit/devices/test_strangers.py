@@ -26,6 +26,8 @@ KIN = {
     6: Kin((6,), ("VLLM::EngineCore",), None),
     7: Kin((7,), ("blender",), frozenset()),
     8: Kin((8,), ("Xorg",), None),
+    # Ours to see, called like one, and serving nobody.
+    9: Kin((9,), ("ollama",), frozenset()),
 }
 
 
@@ -35,7 +37,8 @@ def held(*pids: int, ports: tuple[int, ...] = (PORT,)) -> float | None:
 
 
 @pytest.mark.parametrize(
-    ("pid", "stranger"), [(1, False), (2, False), (3, False), (4, True), (5, False), (6, False), (7, True), (8, True)]
+    ("pid", "stranger"),
+    [(1, False), (2, False), (3, False), (4, True), (5, False), (6, False), (7, True), (8, True), (9, True)],
 )
 def test_who_is_a_stranger(pid: int, stranger: bool) -> None:
     """P6: neither our descendant nor who listens at the engine's address, nor called like one where nobody may look."""
