@@ -8,7 +8,7 @@ from celery.schedules import crontab
 
 from gpu_mesh.celery import app
 from gpu_mesh.domain.queues import CONTROL_QUEUE
-from gpu_mesh.services import availability, telling, usage
+from gpu_mesh.services import availability, fleet, telling, usage
 from gpu_mesh.settings import settings
 
 __all__ = ["SCHEDULE"]
@@ -35,6 +35,11 @@ SCHEDULE: dict[str, dict[str, Any]] = {
         "task": "mesh.availability",
         "schedule": availability.EVERY_S,
         "options": {"queue": CONTROL_QUEUE, "expires": availability.EVERY_S},
+    },
+    "alerts": {
+        "task": "mesh.alerts",
+        "schedule": fleet.EVERY_S,
+        "options": {"queue": CONTROL_QUEUE, "expires": fleet.EVERY_S},
     },
     "usage": {
         "task": "mesh.usage",

@@ -5,7 +5,24 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import alive, care, dead, demo, doctor, drains, gates, health, run, show, stats, submit, tasks, top
+from gpu_mesh.cli import (
+    alerts,
+    alive,
+    care,
+    dead,
+    demo,
+    doctor,
+    drains,
+    gates,
+    health,
+    logs,
+    run,
+    show,
+    stats,
+    submit,
+    tasks,
+    top,
+)
 
 __all__ = ["root"]
 
@@ -29,16 +46,17 @@ for command in (
     alive.alive,
     submit.submit,
     submit.wait,
-    submit.cancel,
+    logs.recorded(submit.cancel),
     tasks.tasks,
-    dead.dead,
-    care.purge,
-    care.move,
-    gates.pause,
-    gates.resume,
+    logs.recorded(dead.dead),
+    logs.recorded(care.purge),
+    logs.recorded(care.move),
+    logs.recorded(gates.pause),
+    logs.recorded(gates.resume),
     gates.windows,
-    drains.drain,
-    drains.undrain,
+    logs.recorded(drains.drain),
+    logs.recorded(drains.undrain),
+    alerts.alerts,
     show.nodes,
     show.queues,
     show.status,
@@ -46,7 +64,8 @@ for command in (
     top.top,
     health.health,
     show.config,
-    doctor.doctor,
+    logs.logs,
+    logs.recorded(doctor.doctor, "mend"),
     demo.demo,
     show.completion,
 ):

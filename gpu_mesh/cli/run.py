@@ -17,11 +17,13 @@ from rich.text import Text
 from gpu_mesh.cli.include import check_include_apart
 from gpu_mesh.cli.output import console
 from gpu_mesh.domain.device import Device
+from gpu_mesh.services.channels import check as check_channels
 from gpu_mesh.settings import Settings, env_name, mask, settings
 from gpu_mesh.store.client import broker_url, check_broker
 from gpu_mesh.store.embedded import EmbeddedRedis
 from workers.events import Action, Event
 from workers.lease import reap_now
+from workers.logs import named, to_file
 from workers.node import (
     BROKER_STAGE,
     Registrar,
@@ -34,6 +36,7 @@ from workers.node import (
 )
 from workers.orphans import Orphans
 from workers.process import ProcessSpec
+from workers.repairs import Repairs
 from workers.supervisor import OnEvent, Supervisor
 
 __all__ = ["beat", "control", "reachable", "up", "worker"]
@@ -68,6 +71,7 @@ def up(devices: str | None, node_name: str | None, listen: str | None) -> None:
     current = _override(devices=devices, node_name=node_name, listen=listen, node_role="lead")
     with _logs(current):
         check_include_apart(current)
+        check_channels(current)
         own = own_devices(current)
         if current.broker_url is None:
             _with_embedded(current, own)
@@ -103,6 +107,8 @@ def worker(devices: str | None, node_name: str | None) -> None:
     current = _override(devices=devices, node_name=node_name)
     with _logs(current):
         check_include_apart(current)
+        if current.node_role == "lead":
+            check_channels(current)
         check_broker(current)
         _supervise(current, own_devices(current), [])
 
@@ -113,6 +119,7 @@ def control(node_name: str | None) -> None:
     """Run a lead's control worker and the CPU queues' worker alone, each started again when it dies: for a lead
     whose parts are services of their own."""
     current = _override(node_name=node_name)
+    check_channels(current)
     _run_part(current, control_specs(current))
 
 
@@ -145,6 +152,7 @@ def _supervise(
     current: Settings, devices: Sequence[Device], broker: list[ProcessSpec], broker_deaths: list[Event] | None = None
 ) -> None:
     registrar = Registrar(current, describe(current, devices))
+    repairs = Repairs(current, devices, on_line=_print_line)
     specs = [*broker, *worker_specs(current, devices)]
     if current.node_role == "lead":
         specs += lead_specs(current)
@@ -159,11 +167,18 @@ def _supervise(
     orphans = Orphans()
     orphans.adopt()
     on_event = _attend(current, broker_deaths)
+    repairs.start()
     try:
         raise click.exceptions.Exit(
-            Supervisor(ready, on_line=_print_line, on_event=on_event, on_look=orphans.look).run()
+            Supervisor(
+                ready,
+                on_line=_print_line,
+                on_event=on_event,
+                on_look=lambda pids: orphans.look([*pids, *repairs.pids()]),
+            ).run()
         )
     finally:
+        repairs.stop()
         registrar.stop()
 
 
@@ -195,27 +210,41 @@ def reachable(listen: str) -> str:
 
 
 def _print_line(name: str, line: str) -> None:
+    if name == REDIS:
+        # Python's processes log to the file themselves.
+        _tell_of_redis(line)
     colour = _COLOURS[zlib.crc32(name.encode()) % len(_COLOURS)]
     text = Text.assemble((f"{datetime.now():%H:%M:%S} ", "dim"), (f"{name:<8} ", colour), line)
     console.print(text, soft_wrap=True)
 
 
+def _tell_of_redis(line: str) -> None:
+    if (handler := to_file()) is not None:
+        record = logging.LogRecord(REDIS, logging.INFO, "", 0, "%s", (line,), None)
+        record.__dict__["mesh_process"] = REDIS
+        handler.handle(record)
+
+
 @contextmanager
 def _logs(current: Settings) -> Iterator[None]:
     """What our own packages log is printed among the processes' lines, from the level of GPU_MESH_LOG_LEVEL on."""
-    handler = _Lines()
+    handler: logging.Handler = _Lines()
     handler.setFormatter(logging.Formatter("%(message)s"))
+    named("supervisor")
+    handlers = [handler, *filter(None, [to_file()])]
     loggers = [logging.getLogger(name) for name in OUR_PACKAGES]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(current.log_level)
-        logger.addHandler(handler)
+        for one in handlers:
+            logger.addHandler(one)
     try:
         yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-            logger.removeHandler(handler)
+            for one in handlers:
+                logger.removeHandler(one)
 
 
 class _Lines(logging.Handler):

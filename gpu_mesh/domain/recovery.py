@@ -26,7 +26,6 @@ class Wait(StrEnum):
     WELL = "well"
     HARDWARE = "hardware"
     NO_ENGINE = "no engine"
-    REMOTE = "remote"
     BUSY = "busy"
     PAUSE = "pause"
 
@@ -50,9 +49,9 @@ def attempts_since(began: float, ended: Iterable[float]) -> tuple[int, float]:
     return len(found), max(found, default=0.0)
 
 
-def plan(health: Health, now: float, ended: Iterable[float], *, is_local: bool, is_busy: bool) -> Plan:
-    """What to do about a device. `ended`: when earlier attempts at its engine ended, s; `is_local`: the silent engine
-    is its node's own; `is_busy`: something is being restarted there."""
+def plan(health: Health, now: float, ended: Iterable[float], *, is_busy: bool) -> Plan:
+    """What to do about a device. `ended`: when earlier attempts at its engine ended, s; `is_busy`: its node is at
+    work on one."""
     count, last = attempts_since(health.failing_since, ended)
     number = count + 1
     if health.is_claimable:
@@ -61,8 +60,6 @@ def plan(health: Health, now: float, ended: Iterable[float], *, is_local: bool, 
         return Plan(number, Wait.HARDWARE)
     if not any(finding.what == "engine" for finding in health.findings):
         return Plan(number, Wait.NO_ENGINE)
-    if not is_local:
-        return Plan(number, Wait.REMOTE)
     if is_busy:
         return Plan(number, Wait.BUSY)
     return Plan(number, Wait.PAUSE if now - last < pause_s(number) else None)

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+import psutil
+
 from gpu_mesh.engines import failures
+from gpu_mesh.engines.importing import unforked
 from gpu_mesh.engines.openai import api_url
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Found", "find", "identify", "kind_by_port", "place", "somebody_listens", "usual_addresses"]
+__all__ = ["Found", "find", "identify", "is_here", "kind_by_port", "place", "somebody_listens", "usual_addresses"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +106,10 @@ def identify(url: str, kinds: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT
 
     Ollama is asked for first, whatever the order: it speaks OpenAI's API too, but then cannot unload.
     """
-    # Here, as it costs every process's start 0.2 s: few look for engines.
-    import httpx
+    with unforked():
+        # Here, as it costs every process's start 0.2 s: few look for engines.
+        import httpcore  # noqa: F401  # httpx does with its first client
+        import httpx
 
     limits = httpx.Timeout(timeout_s)
     try:
@@ -117,6 +122,14 @@ def identify(url: str, kinds: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         logger.debug("no engine at %s: %s", url, error, extra={"action": "probe"})
     return None
+
+
+def is_here(url: str) -> bool:
+    """Whether an address is one of this machine."""
+    if failures.is_loopback(url):
+        return True
+    host = urlsplit(url).hostname
+    return any(host == address.address for addresses in psutil.net_if_addrs().values() for address in addresses)
 
 
 def kind_by_port(url: str) -> str | None:

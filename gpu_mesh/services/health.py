@@ -126,7 +126,7 @@ def tick(client: Any, settings: Settings, now: float, seen: Seen) -> None:
     _gate(client, after.values())
     _tell(client, before, after)
     _forget(client, seen, [one for name, one in before.items() if name not in after])
-    recovery.tick(client, settings, now, list(after.values()))
+    recovery.tick(client, now, after.values())
 
 
 def _judged(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gpu_mesh.store import alerts
+
 __all__ = ["LATELY_S", "AlertView", "recent"]
 
 #: How long ago what is over may have ended, s (SPEC H8).
@@ -26,4 +28,13 @@ class AlertView:
 
 def recent(client: Any, now: float) -> list[AlertView]:
     """Those that stand, the gravest first, then those that ended within LATELY_S before `now`."""
-    return []
+    standing = [
+        AlertView(one.level.name, one.rule, one.subject, one.text, one.remedy, one.since)
+        for one in alerts.standing(client)
+    ]
+    past = [
+        AlertView(one.level, one.rule, one.subject, one.text, one.remedy, one.raised, one.recovered)
+        for one in alerts.past(client)
+        if now - one.recovered <= LATELY_S
+    ]
+    return [*standing, *past]

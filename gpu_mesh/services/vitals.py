@@ -27,8 +27,7 @@ from gpu_mesh.domain.device import GB, Device
 from gpu_mesh.engines import Engine, engines_for
 from gpu_mesh.engines.base import EngineStatus
 from gpu_mesh.engines.binding import bound_url
-from gpu_mesh.engines.discovery import somebody_listens
-from gpu_mesh.engines.failures import is_loopback
+from gpu_mesh.engines.discovery import is_here, somebody_listens
 from gpu_mesh.errors import BrokerUnavailable, DeviceError
 from gpu_mesh.services.tiers import Late, Tier
 from gpu_mesh.settings import Settings
@@ -138,7 +137,7 @@ class Vitals:
     def _ports(self) -> frozenset[int]:
         """Where the engines of the device listen on this machine."""
         urls = {engine.url for engine in self._known} | {self._bound()}
-        here = [urlsplit(url) for url in urls if url and _is_here(url)]
+        here = [urlsplit(url) for url in urls if url and is_here(url)]
         return frozenset(url.port or {"https": 443}.get(url.scheme, 80) for url in here)
 
     def _bound(self) -> str | None:
@@ -196,11 +195,3 @@ def _own_tree() -> Collection[int]:
         if any(word in part for part in parent.cmdline()[:4] for word in ("gpu_mesh", "gpu-mesh")):
             own.add(parent.pid)
     return own
-
-
-def _is_here(url: str) -> bool:
-    """Whether an address is one of this machine."""
-    if is_loopback(url):
-        return True
-    host = urlsplit(url).hostname
-    return any(host == address.address for addresses in psutil.net_if_addrs().values() for address in addresses)

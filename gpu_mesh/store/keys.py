@@ -6,6 +6,11 @@ import re
 
 __all__ = [
     "AGAIN",
+    "ALERTS",
+    "ALERTS_PAST",
+    "ALERT_RATES",
+    "ANNOUNCED",
+    "ANNOUNCER",
     "BEAT",
     "BEAT_RUNS",
     "CHECKER",
@@ -24,14 +29,19 @@ __all__ = [
     "LOOKER",
     "NODES",
     "OUTAGE",
+    "OUTBOX",
     "PREEMPTIONS",
     "PREFIX",
     "PURGED",
     "REFUSED",
+    "REPAIRS",
     "REPORTS",
     "REVOKED",
+    "SILENCES",
     "STATE",
     "STATS",
+    "TRIES",
+    "UNTOLD",
     "WATCH",
     "WINDOWS",
     "asks",
@@ -39,6 +49,8 @@ __all__ = [
     "claims",
     "count",
     "held",
+    "mending",
+    "orders",
     "preempted",
     "progress",
     "queue_of",
@@ -92,8 +104,29 @@ LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
 #: string: the beat that leads, expiring; and hash: name of a periodic entry → when it was last due, s by Redis's clock.
 BEAT, BEAT_RUNS = f"{PREFIX}beat", f"{PREFIX}beat:runs"
 
+#: hash: <rule>|<subject> → alert that stands, JSON; list: alerts that are over, newest first, capped; see alerts.py.
+ALERTS, ALERTS_PAST = f"{PREFIX}alerts", f"{PREFIX}alerts:past"
+#: hash: rule → what was told of it lately, JSON; hash: id → silence, JSON.
+ALERT_RATES, SILENCES = f"{PREFIX}alerts:rates", f"{PREFIX}alerts:silences"
+#: hash: id → notice that goes to channels, JSON; hash: <id>|<channel> → how that went so far, JSON; see outbox.py.
+OUTBOX, TRIES = f"{PREFIX}alerts:outbox", f"{PREFIX}alerts:tries"
+#: string: somebody has channels, expiring; and string: who sends now, expiring.
+ANNOUNCED, ANNOUNCER = f"{PREFIX}alerts:announced", f"{PREFIX}alerts:announcer"
 #: hash: node, device or watched address → JSON, see health.py; and string: one checks now, expiring.
 HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
+
+#: lists: the last attempts to repair an engine as JSON, newest first, capped; and those that nobody was told of.
+REPAIRS, UNTOLD = f"{PREFIX}repairs", f"{PREFIX}repairs:untold"
+
+
+def orders(node: str) -> str:
+    """list: repairs that a node is to do, newest first, as JSON; expiring."""
+    return f"{PREFIX}orders:{node}"
+
+
+def mending(node: str) -> str:
+    """list: the repair that a node does now, as JSON; expiring."""
+    return f"{PREFIX}mending:{node}"
 
 
 def progress(task_id: str) -> str:

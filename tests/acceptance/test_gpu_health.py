@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from gpus import Gpus
 from ollama_stub import OllamaStub
-from processes import START_S, gpu_mesh
+from processes import START_S, gpu_mesh, runs
+from redis_servers import free_port
 from sample_tasks import add
 from two_gpus import purge
 from waiting import wait_for
@@ -23,6 +26,8 @@ from waiting import wait_for
 from gpu_mesh import app
 from gpu_mesh.services import lookup
 from gpu_mesh.settings import settings
+from gpu_mesh.store import repairs
+from gpu_mesh.store.client import connect
 
 NODE = "sick"
 GPU0, GPU1 = f"gpu0@{NODE}", f"gpu1@{NODE}"
@@ -30,11 +35,14 @@ GPU0, GPU1 = f"gpu0@{NODE}", f"gpu1@{NODE}"
 
 @dataclass
 class Node:
-    """A lead with two NVIDIA GPUs, of which the first is bound to an Ollama."""
+    """A lead with two NVIDIA GPUs. The first is bound to an Ollama, the second to one that the node starts itself."""
 
     gpus: Gpus
     stub: OllamaStub
+    #: Address of the second's.
+    own_url: str
     log: Path
+    process: subprocess.Popen[bytes]
 
     def report(self, worker: str) -> dict[str, Any]:
         """What a worker says now."""
@@ -57,19 +65,21 @@ class Node:
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, empty_redis: object) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("sick")
-    gpus, log = Gpus(folder / "gpus.json"), folder / "worker.log"
+    gpus, log, port = Gpus(folder / "gpus.json"), folder / "worker.log", free_port()
+    own_url, program = f"http://127.0.0.1:{port}", Path(__file__).parents[1] / "support" / "ollama_stub.py"
     with OllamaStub() as stub:
         env = {
             **gpus.env,
             "NODE_NAME": NODE,
             "NODE_ROLE": "lead",
-            "GPU_MESH_ENGINE_URLS": f"gpu0={stub.url}",
+            "GPU_MESH_ENGINE_URLS": f"gpu0={stub.url},gpu1={own_url}",
+            "GPU_MESH_ENGINE_RESTART": f"gpu1={shlex.join([sys.executable, str(program), str(port)])}",
             "GPU_MESH_HEALTH_EVERY_S": "0.5",
         }
-        with gpu_mesh("worker", "--devices", "nvidia", log=log, ready=f"{GPU0} ready", env=env, stop=False):
+        with gpu_mesh("worker", "--devices", "nvidia", log=log, ready=f"{GPU0} ready", env=env, stop=False) as process:
             for name in ("gpu1", "control", "cpu"):
                 wait_for(lambda name=name: f"{name}@{NODE} ready" in log.read_text(), f"{name} in {log}", START_S)
-            yield Node(gpus, stub, log)
+            yield Node(gpus, stub, own_url, log, process)
 
 
 def test_celery_inspect_knows_it(node: Node) -> None:
@@ -91,7 +101,8 @@ def test_celery_inspect_knows_it(node: Node) -> None:
         assert report["system"]["error"] is None
     assert told[f"control@{NODE}"]["device"] is told[f"cpu@{NODE}"]["device"] is None
     assert (told[GPU0]["device"]["temperature_c"], told[GPU0]["device"]["memory_total_gb"]) == (61.0, 24.0)
-    assert told[GPU1]["engines"] == []
+    [down] = told[GPU1]["engines"]
+    assert (down["url"], down["reachable"], down["ms"]) == (node.own_url, False, None)
     [engine] = told[GPU0]["engines"]
     assert (engine["name"], engine["url"], engine["reachable"]) == ("ollama", node.stub.url, True)
     assert "gemma4:e4b" in engine["models"]
@@ -158,3 +169,29 @@ def test_memory_that_a_stranger_holds_is_not_offered(node: Node) -> None:
         os.kill(stranger, signal.SIGKILL)
         node.gpus.reset(0)
         purge()
+
+
+def test_the_node_restarts_its_engine_and_takes_it_along(node: Node) -> None:
+    """H4: by its supervisor, as often as it is ordered; a SIGKILL of that leaves no server behind."""
+    pids = set()
+    with connect(settings()) as client:
+        for attempt in (1, 2):
+            order = repairs.order(client, NODE, GPU1, node.own_url, attempt)
+            [done] = wait_for(
+                lambda order=order: [one for one in repairs.history(client) if one.order.id == order], "a repair"
+            )
+            assert done.outcome == repairs.RECOVERED, done
+            node.await_report(GPU1, lambda report: report["engines"][0]["reachable"], "the engine")
+            [server] = [
+                child
+                for child in psutil.Process(node.process.pid).children()
+                if any(word.endswith("ollama_stub.py") for word in child.cmdline())
+            ]
+            pids.add(server.pid)
+            if attempt == 1:
+                server.kill()
+                node.await_report(GPU1, lambda report: not report["engines"][0]["reachable"], "its death")
+    assert len(pids) == 2
+    node.process.kill()
+    node.process.wait()
+    wait_for(lambda: not any(map(runs, pids)), "the server's end")

@@ -59,7 +59,8 @@ def test_a_device_for_the_afternoon(client: redis.Redis):
 def test_a_node_until_it_is_undrained(client: redis.Redis):
     assert run("drain", "office").output == "office is drained until `gpu-mesh undrain office`\n"
     assert run("drain", "office").output.startswith("office was drained already, now until")
-    assert "takes no work" in run("nodes").output
+    [cellar, office] = json.loads(run("nodes", "--json").output)
+    assert [bool(device["cordoned"]) for node in (cellar, office) for device in node["devices"]] == [False, True, True]
     assert run("undrain", "office").output == "office: takes work again\n"
     assert run("undrain", "office").output == "office: was not drained\n"
 

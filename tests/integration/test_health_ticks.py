@@ -16,7 +16,7 @@ from gpu_mesh.services import health
 from gpu_mesh.services.health import Answer, Seen
 from gpu_mesh.services.judge import Judge
 from gpu_mesh.settings import settings
-from gpu_mesh.store import cordons, keys, nodes, server
+from gpu_mesh.store import cordons, keys, nodes, repairs, server
 from gpu_mesh.store import health as store
 from gpu_mesh.store.client import connect
 
@@ -245,3 +245,92 @@ def test_placement_prefers_who_is_well(world: World):
     [(_, degraded)] = world.client.zrange(keys.ranking("7", "normal"), 0, -1, withscores=True)
     # The node's load moves the score a little too.
     assert degraded < 0.7 * well
+
+
+def orders(world: World) -> list[tuple[str, str, int]]:
+    return [(one.worker, one.engine_url, one.attempt) for one in repairs.pending(world.client, "n1")]
+
+
+def end(world: World, outcome: str, **more: Any) -> None:
+    """The node does what it was ordered."""
+    order = repairs.take(world.client, "n1", 1)
+    assert order is not None
+    repairs.record(
+        world.client, repairs.Repair(order=order, outcome=outcome, why="so it is", ended_at=world.now, **more)
+    )
+
+
+class TestRecovery:
+    """H4: its node restarts the engine of an unhealthy device."""
+
+    def test_at_once_and_then_with_pauses(self, world: World):
+        """Not before it is unhealthy; one at a time; 0, 10, 20, 40 s …"""
+        world.say("gpu0@n1", engines=silent())
+        world.check(2)
+        assert orders(world) == []
+        world.check()
+        assert orders(world) == [("gpu0@n1", OLLAMA["url"], 1)]
+        world.check()
+        assert len(orders(world)) == 1
+        end(world, repairs.FAILED)
+        world.check(seconds=5.0)
+        assert orders(world) == []
+        world.check(seconds=5.0)
+        assert orders(world) == [("gpu0@n1", OLLAMA["url"], 2)]
+        end(world, repairs.FAILED)
+        world.check(seconds=19.0)
+        assert orders(world) == []
+        world.check(seconds=1.0)
+        assert orders(world) == [("gpu0@n1", OLLAMA["url"], 3)]
+
+    def test_a_new_trouble_begins_anew(self, world: World):
+        world.say("gpu0@n1", engines=silent())
+        world.check(3)
+        end(world, repairs.RECOVERED)
+        world.say("gpu0@n1")
+        world.check()
+        world.say("gpu0@n1", engines=silent())
+        world.check(3)
+        assert orders(world) == [("gpu0@n1", OLLAMA["url"], 1)]
+
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            {"engines": silent(), "device": {"error": "fell off the bus", "hard": True}},
+            {"engines": silent(), "device": {"faults": ["row not remapped"]}},
+            {"device": {"error": "fell off the bus", "hard": True}},
+        ],
+    )
+    def test_never_for_the_hardware(self, world: World, parts: dict[str, Any]):
+        """DESIGN §9: no restart loop."""
+        world.say("gpu0@n1", **parts)
+        world.check(10)
+        assert world.state() is State.OFFLINE
+        assert orders(world) == []
+
+    def test_nor_for_a_machine_that_is_gone(self, world: World):
+        world.say("gpu0@n1", engines=silent())
+        world.check()
+        world.hush("gpu0@n1")
+        world.node("n1", silent_s=90.0)
+        world.check(5)
+        assert orders(world) == []
+
+    def test_what_did_not_help_is_told_once(self, world: World, caplog: pytest.LogCaptureFixture):
+        caplog.set_level(logging.INFO, "gpu_mesh.services.alerts")
+        world.say("gpu0@n1", engines=silent())
+        world.check(3)
+        end(world, repairs.FAILED, output=("ollama: no such model store",))
+        world.check(2)
+        [told] = [one for one in caplog.records if getattr(one, "rule", "") == "recovery"]
+        assert told.levelno == logging.ERROR
+        for words in ("attempt 1", "so it is", "no such model store"):
+            assert words in told.getMessage()
+
+    def test_what_is_spoilt_by_hand_is_left_out(self, world: World):
+        for key in (keys.UNTOLD, keys.REPAIRS, keys.orders("n1"), keys.mending("n1")):
+            world.client.lpush(key, "no json", "{}", "[]")
+        world.say("gpu0@n1", engines=silent())
+        world.check(3)
+        assert orders(world) == [("gpu0@n1", OLLAMA["url"], 1)]
+        assert world.client.llen(keys.UNTOLD) == 0

@@ -27,27 +27,26 @@ def test_pauses_double_up_to_five_minutes():
 
 def test_the_first_restart_is_at_once_and_the_next_after_a_pause():
     ill = failing(SILENT)
-    assert plan(ill, 90.0, [], is_local=True, is_busy=False) == Plan(1)
-    assert plan(ill, 104.9, [95.0], is_local=True, is_busy=False) == Plan(2, Wait.PAUSE)
-    assert plan(ill, 105.0, [95.0], is_local=True, is_busy=False) == Plan(2)
-    assert plan(ill, 124.0, [95.0, 105.0], is_local=True, is_busy=False) == Plan(3, Wait.PAUSE)
+    assert plan(ill, 90.0, [], is_busy=False) == Plan(1)
+    assert plan(ill, 104.9, [95.0], is_busy=False) == Plan(2, Wait.PAUSE)
+    assert plan(ill, 105.0, [95.0], is_busy=False) == Plan(2)
+    assert plan(ill, 124.0, [95.0, 105.0], is_busy=False) == Plan(3, Wait.PAUSE)
 
 
 def test_attempts_of_an_earlier_trouble_do_not_count():
-    assert plan(failing(SILENT), 90.0, [1.0, 2.0, 29.0], is_local=True, is_busy=False) == Plan(1)
+    assert plan(failing(SILENT), 90.0, [1.0, 2.0, 29.0], is_busy=False) == Plan(1)
 
 
 @pytest.mark.parametrize(
-    ("health", "local", "busy", "wait"),
+    ("health", "busy", "wait"),
     [
-        (failing(SILENT, times=2), True, False, Wait.WELL),
-        (failing(), True, False, Wait.WELL),
-        (failing(SILENT, LOST, times=1), True, False, Wait.HARDWARE),
-        (failing(GONE), True, False, Wait.NO_ENGINE),
-        (failing(SILENT), False, False, Wait.REMOTE),
-        (failing(SILENT), True, True, Wait.BUSY),
+        (failing(SILENT, times=2), False, Wait.WELL),
+        (failing(), False, Wait.WELL),
+        (failing(SILENT, LOST, times=1), False, Wait.HARDWARE),
+        (failing(GONE), False, Wait.NO_ENGINE),
+        (failing(SILENT), True, Wait.BUSY),
     ],
 )
-def test_what_no_restart_helps(health: Health, local: bool, busy: bool, wait: Wait):
-    """H4: never for hardware faults; tunnels and remote endpoints are the operator's; one at a time."""
-    assert plan(health, 1000.0, [], is_local=local, is_busy=busy).wait is wait
+def test_what_no_restart_helps(health: Health, busy: bool, wait: Wait):
+    """H4: never for hardware faults; one at a time."""
+    assert plan(health, 1000.0, [], is_busy=busy).wait is wait
