@@ -58,7 +58,10 @@ def line(seen: Snapshot) -> str:
         f"waiting {sum(queue.waiting for queue in seen.queues)} running {len(running)} "
         f"done/min {seen.rates.done} failed {seen.rates.failed} alerts {len(seen.alerts)}"
     )
-    quoted = [f"{alert.level} {alert.subject}: {alert.text}" for alert in seen.alerts[:QUOTED]]
+    quoted = [
+        f"{alert.level}{' (over)' if alert.over_at else ''} {alert.subject}: {alert.text}"
+        for alert in seen.alerts[:QUOTED]
+    ]
     more = [f"and {len(seen.alerts) - QUOTED} more"] if len(seen.alerts) > QUOTED else []
     return f"{said}: {'; '.join(quoted + more)}" if quoted else said
 
