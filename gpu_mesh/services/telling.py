@@ -100,4 +100,6 @@ def _times(times: Times) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g} s"
+    if value is None:
+        return "-"
+    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
