@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def top(every: float, once: bool) -> None:
         out = Console(highlight=False, width=PIPED) if piped and console.width > PIPED else console
         out.print(frame(seen, width=out.width))
         return
+    # As Ctrl-C: the terminal is given back as it was.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _keys() as pressed, suppress(KeyboardInterrupt):
         _live(seen, every, pressed)
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpu_mesh.cli.output import NOTHING, ago
+from gpu_mesh.domain.alerts import Level
 from gpu_mesh.domain.health import State
 from gpu_mesh.domain.queues import GPU_QUEUES, OWN_TASKS
 from gpu_mesh.services import snapshot
@@ -234,7 +235,7 @@ def _running(seen: Snapshot) -> Section:
 
 def _alerts(seen: Snapshot) -> Section:
     def cells(alert: AlertView) -> Sequence[Text]:
-        over = alert.over_at is not None
+        over = alert.over_at is not None and alert.level != Level.INFO.name
         return (
             Text("over" if over else alert.level.lower(), "dim" if over else _COLOURS.get(alert.level, "")),
             Text(ago(max(0.0, seen.at - (alert.over_at if alert.over_at is not None else alert.since)))),

@@ -41,10 +41,10 @@ class Outcome(StrEnum):
 
     SUCCESS = "success"
     FAILURE = "failure"
-    #: Cancelled when a worker had it; what is taken out of its queue had no run.
-    REVOKED = "revoked"
     #: To the dead letters.
     DEAD = "dead"
+    #: Cancelled when a worker had it; what is taken out of its queue had no run.
+    REVOKED = "revoked"
     #: Runs again later, as the task itself asked.
     RETRY = "retry"
     #: Ended without a result of its own, as a task does that replaces itself.

@@ -11,6 +11,8 @@ __all__ = ["LATELY_S", "AlertView", "recent"]
 
 #: How long ago what is over may have ended, s (SPEC H8).
 LATELY_S = 300.0
+#: Of what is over no more are looked at.
+AT_MOST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +29,15 @@ class AlertView:
 
 
 def recent(client: Any, now: float) -> list[AlertView]:
-    """Those that stand, the gravest first, then those that ended within LATELY_S before `now`."""
+    """Those that stand, the gravest first; then what was over within LATELY_S before `now`, the last first, and what
+    was only told, as INFO is."""
     standing = [
         AlertView(one.level.name, one.rule, one.subject, one.text, one.remedy, one.since)
         for one in alerts.standing(client)
     ]
-    past = [
+    over = [
         AlertView(one.level, one.rule, one.subject, one.text, one.remedy, one.raised, one.recovered)
-        for one in alerts.past(client)
+        for one in alerts.past(client, AT_MOST)
         if now - one.recovered <= LATELY_S
     ]
-    return [*standing, *past]
+    return standing + over

@@ -58,7 +58,10 @@ def line(seen: Snapshot) -> str:
         f"waiting {sum(queue.waiting for queue in seen.queues)} running {len(running)} "
         f"done/min {seen.rates.done} failed {seen.rates.failed} alerts {len(seen.alerts)}"
     )
-    quoted = [f"{alert.level} {alert.subject}: {alert.text}" for alert in seen.alerts[:QUOTED]]
+    quoted = [
+        f"{alert.level}{' (over)' if alert.over_at else ''} {alert.subject}: {alert.text}"
+        for alert in seen.alerts[:QUOTED]
+    ]
     more = [f"and {len(seen.alerts) - QUOTED} more"] if len(seen.alerts) > QUOTED else []
     return f"{said}: {'; '.join(quoted + more)}" if quoted else said
 
@@ -97,4 +100,6 @@ def _times(times: Times) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g} s"
+    if value is None:
+        return "-"
+    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"

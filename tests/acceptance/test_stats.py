@@ -184,7 +184,8 @@ def test_one_frame_of_top(mesh: Path) -> None:
     task.get(timeout=PATIENCE_S)
 
 
-def test_top_in_a_terminal_ends_by_q_and_leaves_it_as_it_was(mesh: Path) -> None:
+@pytest.mark.parametrize("how", ["q", signal.SIGTERM])
+def test_top_in_a_terminal_ends_and_leaves_it_as_it_was(mesh: Path, how: str | signal.Signals) -> None:
     master, slave = pty.openpty()
     env = {**os.environ, "TERM": "xterm", "LINES": "24", "COLUMNS": "80"}
     command = [sys.executable, "-m", "gpu_mesh", "top", "--every", "0.2"]
@@ -204,7 +205,10 @@ def test_top_in_a_terminal_ends_by_q_and_leaves_it_as_it_was(mesh: Path) -> None
     try:
         # The second frame comes by itself.
         wait_for(lambda: not read() or shown.count(b"node, device") > 1, "a second frame", PATIENCE_S)
-        os.write(master, b"q")
+        if isinstance(how, signal.Signals):
+            process.send_signal(how)
+        else:
+            os.write(master, how.encode())
         wait_for(lambda: not read(), "its end", PATIENCE_S)
         assert process.wait(PATIENCE_S) == 0, shown
     finally:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from gpu_mesh.domain.alerts import Alert, Level
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.health import Finding, Health, Severity, check
-from gpu_mesh.services import snapshot
+from gpu_mesh.services import alerts, snapshot
+from gpu_mesh.services.recent_alerts import recent
 from gpu_mesh.services.stats import report
 from gpu_mesh.services.telling import line, lines
 from gpu_mesh.settings import settings
@@ -72,6 +74,8 @@ def test_what_is_broken_is_left_out_and_the_rest_is_shown(client):
         client.hset(keys.claims(WORKER), name, broken)
         client.lpush(keys.ENDED, broken)
         client.lpush(keys.REPORTS, broken)
+        client.hset(keys.ALERTS, name, broken)
+        client.lpush(keys.ALERTS_PAST, broken)
     odd = {
         "health": {"state": "healthy", "checks": "many", "score": None},
         "response_ms": "soon",
@@ -88,6 +92,18 @@ def test_what_is_broken_is_left_out_and_the_rest_is_shown(client):
     assert line(seen).startswith("nodes 1 (1 degraded) devices 1")
     assert json.dumps(seen.to_dict())
     assert report(settings(), 300).nodes
+
+
+def test_alerts_that_stand_or_were_over_lately_are_in_the_snapshot(client):
+    """H8: the alerts of the last five minutes, and those that stand, however long."""
+    for name, level in (("a", Level.WARNING), ("b", Level.CRITICAL), ("c", Level.ERROR), ("d", Level.INFO)):
+        alerts.post(client, Alert(rule="node", subject=name, level=level, text=f"{name} is told"))
+    alerts.clear(client, "node", "c", "well again")
+    seen = snapshot.read(settings())
+    assert [(one.subject, one.level) for one in seen.alerts[:2]] == [("b", "CRITICAL"), ("a", "WARNING")]
+    assert {one.subject: one.over_at is None for one in seen.alerts[2:]} == {"c": False, "d": False}
+    assert "alerts 4: CRITICAL b: b is told; WARNING a: a is told; " in line(seen)
+    assert recent(client, seen.at + 301) == seen.alerts[:2]
 
 
 def test_an_empty_redis_is_an_empty_mesh(broker):

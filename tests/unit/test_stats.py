@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -74,3 +76,9 @@ def test_shares_cost_and_means():
     assert cost(1800, 0.4) == pytest.approx(0.2)
     assert mean(0, 0) is None
     assert mean(3, 2) == 1.5
+
+
+def test_the_docs_name_every_outcome():
+    text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    table = text.partition("| outcome |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [outcome.value for outcome in Outcome]
