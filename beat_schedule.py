@@ -8,7 +8,8 @@ from celery.schedules import crontab
 
 from gpu_mesh.celery import app
 from gpu_mesh.domain.queues import CONTROL_QUEUE
-from gpu_mesh.services import availability, usage
+from gpu_mesh.services import availability, fleet, telling, usage
+from gpu_mesh.settings import settings
 
 __all__ = ["SCHEDULE"]
 
@@ -25,16 +26,43 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "windows": {**_WINDOWS, "schedule": crontab()},
     # What was missed is mended.
     "windows-mend": {**_WINDOWS, "schedule": 30.0},
+    "health": {
+        "task": "mesh.health",
+        "schedule": 30.0,
+        "options": {"queue": CONTROL_QUEUE, "expires": 30.0},
+    },
     "availability": {
         "task": "mesh.availability",
         "schedule": availability.EVERY_S,
         "options": {"queue": CONTROL_QUEUE, "expires": availability.EVERY_S},
+    },
+    "alerts": {
+        "task": "mesh.alerts",
+        "schedule": fleet.EVERY_S,
+        "options": {"queue": CONTROL_QUEUE, "expires": fleet.EVERY_S},
     },
     "usage": {
         "task": "mesh.usage",
         "schedule": usage.EVERY_S,
         "options": {"queue": CONTROL_QUEUE, "expires": usage.EVERY_S},
     },
+    "stats": {
+        "task": "mesh.stats",
+        "schedule": telling.STATS_EVERY_S,
+        "options": {"queue": CONTROL_QUEUE, "expires": telling.STATS_EVERY_S},
+    },
+    "line": {
+        "task": "mesh.line",
+        "schedule": telling.LINE_EVERY_S,
+        "options": {"queue": CONTROL_QUEUE, "expires": telling.LINE_EVERY_S},
+    },
 }
 
 app.conf.beat_schedule = SCHEDULE
+
+
+@app.on_after_configure.connect
+def follow_settings(**_: Any) -> None:
+    """What is a setting, once settings are read: not when this module is imported."""
+    every_s = settings().health_every_s
+    SCHEDULE["health"] |= {"schedule": every_s, "options": {"queue": CONTROL_QUEUE, "expires": every_s}}

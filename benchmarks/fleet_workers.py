@@ -18,6 +18,7 @@ from benchmarks.claim_cost import MEMORY_GB
 from benchmarks.wire import ERROR, Recorder, Reply, drain, replies
 from gpu_mesh.domain.holds import PauseScope
 from gpu_mesh.domain.scoring import Mode
+from gpu_mesh.domain.stats import Outcome
 from gpu_mesh.services.claimer import LOOK_AFTER_S
 from gpu_mesh.store import claims, keys, leases, ranking
 
@@ -192,7 +193,8 @@ class Fleet:
             self._recorder.publish(f"/0.celeryev/{event}", RESULT)
         self._flush()
         # Over its own connection: Redis must have it before the next claim.
-        claims.ack(self._recorder, worker.name, worker.task, journal=json.dumps(self._entry(worker)))
+        ended = claims.Ended(json.dumps(self._entry(worker)), Outcome.SUCCESS, ran_s=0.01)
+        claims.ack(self._recorder, worker.name, worker.task, ended=ended)
         worker.skip = self._recorder.kept
         worker.connection.send(self._recorder.take())
         worker.task = ""

@@ -18,6 +18,7 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+import gpu_mesh.services.inspection  # noqa: F401  (`celery -A gpu_mesh inspect` knows our commands)
 from gpu_mesh.domain.availability import REALTIME_QUEUE
 from gpu_mesh.domain.queues import CONTROL_QUEUE, DEFAULT_QUEUE, GPU_QUEUES, LIST_SEPARATOR, PRIORITY_STEPS
 from gpu_mesh.errors import BrokerRefused, BrokerUnavailable, MeshError

@@ -198,7 +198,14 @@ class ServiceUnavailable(MeshError):
 
 
 class DeviceError(MeshError):
-    """Hardware could not be read."""
+    """Hardware could not be read. `hard`: it is the hardware's fault, which no restart of an engine cures."""
+
+    def __init__(self, message: str, hard: bool = False) -> None:
+        super().__init__(message, hard)
+        self.hard = hard
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class EngineError(MeshError):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpu_mesh.errors import BrokerUnavailable
+from gpu_mesh.store.holds import Closed, Leave
 
 __all__ = ["NOTICES", "Consumers", "GateWatch", "Notices"]
 
@@ -65,11 +66,18 @@ NOTICES = Notices()
 class GateWatch:
     """Knows what is closed to this worker: asks `read` on a notice, and every LOOK_EVERY_S, in a thread of its own.
 
-    `read` raises BrokerUnavailable while Redis is away: then what was known last holds.
+    `read` raises BrokerUnavailable while Redis is away: then what was known last holds. `leave` is called at each look,
+    with what says that the worker's jobs are to yield, or None.
     """
 
-    def __init__(self, read: Callable[[], frozenset[str]], notices: Notices = NOTICES) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Closed],
+        notices: Notices = NOTICES,
+        leave: Callable[[Leave | None], None] = lambda _: None,
+    ) -> None:
         self._read = read
+        self._leave = leave
         self._notices = notices
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gates", daemon=True)
@@ -99,7 +107,9 @@ class GateWatch:
     def look(self) -> None:
         """Ask once."""
         try:
-            self.closed = self._read()
+            found = self._read()
+            self.closed = found.queues
+            self._leave(found.leave)
         except BrokerUnavailable as exc:
             logger.debug("gates not read: %s", exc, extra={"action": "gates"})
         except Exception:

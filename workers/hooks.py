@@ -12,6 +12,7 @@ from gpu_mesh.domain.holds import REALTIME_QUEUES
 from gpu_mesh.services import exclusion
 from gpu_mesh.store.client import SOCKET_TIMEOUT_S
 from workers import cleaning, logs  # noqa: F401  (what a job leaves is cleaned up; what is logged goes to the file too)
+from workers.announcer import Announcing
 from workers.consumers import NOTICES
 from workers.quiet import quieten
 from workers.steps import Claiming, Leasing
@@ -19,6 +20,7 @@ from workers.steps import Claiming, Leasing
 __all__ = ["leave_the_device", "outlive_outages", "tell_of_realtime"]
 
 app.steps["worker"].add(Leasing)
+app.steps["worker"].add(Announcing)
 app.steps["consumer"].add(Claiming)
 
 quieten()

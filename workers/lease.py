@@ -15,10 +15,10 @@ from typing import Protocol
 
 from gpu_mesh.domain.availability import serves_devices
 from gpu_mesh.errors import BrokerUnavailable
-from gpu_mesh.services import windows
+from gpu_mesh.services import drains, windows
 from gpu_mesh.services.board import BOARD, now_ns
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import availability, leases
+from gpu_mesh.store import availability, leases, server
 from gpu_mesh.store.client import connect, mapped_errors
 from workers.pulse import Pulse
 
@@ -145,13 +145,14 @@ class Lease:
                 logger.exception("lease not renewed", extra={"action": "lease"})
 
     def _reconcile(self) -> None:
-        """Windows and pauses, whoever else sees to them: a beat that is dead keeps no queue open or closed."""
+        """Windows, pauses and drains, whoever else sees to them: a beat that is dead keeps no queue open or closed."""
         if not self._tends or time.monotonic() - self._reconciled < RECONCILE_EVERY_S:
             return
         self._reconciled = time.monotonic()
         try:
             with mapped_errors(self._settings):
                 windows.reconcile(self._client, self._settings)
+                drains.sweep(self._client, server.now(self._client))
         except BrokerUnavailable:
             raise
         except Exception:

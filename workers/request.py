@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import signal as signals
@@ -9,6 +10,7 @@ import threading
 import time
 from typing import Any
 
+from billiard.einfo import ExceptionWithTraceback
 from celery import states
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request
@@ -16,11 +18,12 @@ from celery.worker.state import task_ready
 
 from gpu_mesh.domain.preemption import PREEMPTED, VICTIMS, WHEN_ASKED, Preemptible
 from gpu_mesh.domain.queues import OWN_TASKS
+from gpu_mesh.domain.stats import Outcome
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.streaming import end_of_killed
 from gpu_mesh.settings import settings
 from gpu_mesh.store import journal
-from gpu_mesh.store.claims import CLAIM_HEADER
+from gpu_mesh.store.claims import CLAIM_HEADER, Ended
 from gpu_mesh.tasks.checkpointing import HandBack, reason_for
 from gpu_mesh.tasks.options import HEADER, header_of
 
@@ -30,6 +33,12 @@ logger = logging.getLogger(__name__)
 
 #: How long a cancelled run may take to end beyond the grace of its script, s; then its process is killed.
 END_S = 2.0
+#: What the statistics call the states in which a task ends.
+_OUTCOMES: dict[str | None, Outcome] = {
+    states.SUCCESS: Outcome.SUCCESS,
+    states.FAILURE: Outcome.FAILURE,
+    states.REVOKED: Outcome.REVOKED,
+}
 
 
 class Begun(threading.Event):
@@ -53,6 +62,8 @@ class MeshRequest(Request):
     _pool: Any = None
     #: How the run ended, for the journal; None: it has not, the task goes on in another one.
     _ended: str | None = states.SUCCESS
+    #: What the statistics call that.
+    _unfinished = Outcome.IGNORED
     #: Kills its child, which was told to end and still is there; its device is not free before.
     _ending: threading.Timer | None = None
     _announcing = False
@@ -89,6 +100,11 @@ class MeshRequest(Request):
     def may_be_preempted(self) -> bool:
         """Whether it is claimed, of the background tier and not over."""
         return self.queue in VICTIMS and CLAIM_HEADER in self._request_dict and not self.acknowledged
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether its child was killed, or is to be once it begins."""
+        return self._interrupted is not None
 
     def preempt(self, pool: Any, queue: str, *, kill: bool) -> None:
         """Have it yield to work of `queue`: at its next checkpoint, or with `kill` at once."""
@@ -139,7 +155,9 @@ class MeshRequest(Request):
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """As Celery's, but for a run that yielded, and for one that was interrupted."""
-        exc = getattr(exc_info.exception, "exc", exc_info.exception)
+        exc = exc_info.exception
+        if isinstance(exc, ExceptionWithTraceback):  # a Retry has an `exc` of its own
+            exc = exc.exc
         if self._ending is not None:
             self.acknowledge()
             return None
@@ -150,6 +168,7 @@ class MeshRequest(Request):
                 return self._hand_back(self._interrupted, counts=False)
             return super().on_failure(exc_info, send_failed_event, return_ok)
         self._ended = None if isinstance(exc, (Ignore, Reject, Retry)) else states.FAILURE
+        self._unfinished = Outcome.RETRY if isinstance(exc, Retry) else Outcome.IGNORED
         if isinstance(exc, MemoryError):
             # Celery ends the worker for it: but it was the job that asked for too much.
             exc_info.exception = RuntimeError(f"{type(exc).__name__}: {exc}")
@@ -193,15 +212,27 @@ class MeshRequest(Request):
         BOARD.clear(tag)
         # The mesh's own periodic work would fill the journal.
         is_own = str(self.name).startswith(OWN_TASKS)
-        if claimer is not None and self._ended is not None and not is_own and not self.acknowledged:
-            claimer.ended(tag, self._entry(self._ended))
+        if claimer is not None and not is_own and not self.acknowledged:
+            claimer.ended(tag, self._told())
         super().acknowledge()
 
-    def _entry(self, state: str) -> dict[str, Any]:
+    def _told(self) -> Ended:
+        """What is written down of the run, which ends now."""
         now = time.time()
-        began = self.time_start or now
-        found = journal.entry(self._request_dict, queue=self.queue, worker=self.hostname, started_at=began)
-        return {**found, "state": state, "ran_s": max(0.0, now - self.time_start) if self.time_start else None}
+        ran_s = max(0.0, now - self.time_start) if self.time_start else None
+        told = ""
+        if self._ended is not None:
+            began = self.time_start or now
+            entry = journal.entry(self._request_dict, queue=self.queue, worker=self.hostname, started_at=began)
+            told = json.dumps({**entry, "state": self._ended, "ran_s": ran_s})
+        return Ended(told, _OUTCOMES.get(self._ended, self._unfinished), self._model, ran_s or 0.0)
+
+    @property
+    def _model(self) -> str | None:
+        mesh = header_of({HEADER: self._request_dict.get(HEADER)}) or {}
+        needs = mesh.get("needs")
+        model = needs.get("model") if isinstance(needs, dict) else None
+        return model if isinstance(model, str) else None
 
     def reject(self, requeue: bool = False) -> None:
         """As Celery's; nobody asks this run any more."""

@@ -17,15 +17,18 @@ from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.claimer import Claimer
 from gpu_mesh.services.placement import own_device
 from gpu_mesh.services.preemption import Ear
+from gpu_mesh.services.vitals import Vitals
 from gpu_mesh.settings import settings
 from gpu_mesh.transport import claim_with
 from workers.consumers import Consumers, GateWatch
 from workers.engine_watch import EngineWatch
 from workers.lease import Lease
+from workers.leaving import Leaving
 from workers.orphans import Orphans
 from workers.preemption import Preemption
 from workers.pulse import Pulse
 from workers.request import MeshRequest
+from workers.sampler import Sampler
 from workers.stopping import STOP_REASON, StopLimit, interrupt_all
 
 __all__ = ["Claiming", "Leasing"]
@@ -55,8 +58,10 @@ class Leasing(bootsteps.StartStopStep):
         BOARD.take()
         worker.pulse = Pulse()
         worker.orphans = Orphans()
-        worker.claimer = Claimer(current, worker.hostname, own_device())
-        worker.gates = GateWatch(worker.claimer.closed)
+        worker.sampler = Sampler(current, worker.hostname, Vitals(current, worker.hostname, own_device()))
+        worker.sampler.start()
+        worker.claimer = Claimer(current, worker.hostname, own_device(), held=worker.sampler.held_gb)
+        worker.gates = GateWatch(worker.claimer.closed, leave=Leaving(worker).look)
         worker.gates.start()
         if (device := own_device()) is not None:
             self._watch = EngineWatch(lambda: worker.gates.closed, partial(engine_health.mend, device, current))
@@ -93,6 +98,7 @@ class Leasing(bootsteps.StartStopStep):
             return
         worker_shutting_down.disconnect(self._on_signal)
         self._limit.end()
+        worker.sampler.stop()
         if self._watch is not None:
             self._watch.stop()
         if self._preemption is not None:

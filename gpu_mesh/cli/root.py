@@ -5,7 +5,24 @@ from __future__ import annotations
 import click
 
 from gpu_mesh import __version__
-from gpu_mesh.cli import alive, care, dead, demo, doctor, gates, logs, run, show, submit, tasks
+from gpu_mesh.cli import (
+    alerts,
+    alive,
+    care,
+    dead,
+    demo,
+    doctor,
+    drains,
+    gates,
+    health,
+    logs,
+    run,
+    show,
+    stats,
+    submit,
+    tasks,
+    top,
+)
 
 __all__ = ["root"]
 
@@ -37,9 +54,15 @@ for command in (
     logs.recorded(gates.pause),
     logs.recorded(gates.resume),
     gates.windows,
+    logs.recorded(drains.drain),
+    logs.recorded(drains.undrain),
+    alerts.alerts,
     show.nodes,
     show.queues,
     show.status,
+    stats.stats,
+    top.top,
+    health.health,
     show.config,
     logs.logs,
     logs.recorded(doctor.doctor, "mend"),

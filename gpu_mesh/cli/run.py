@@ -17,6 +17,7 @@ from rich.text import Text
 from gpu_mesh.cli.include import check_include_apart
 from gpu_mesh.cli.output import console
 from gpu_mesh.domain.device import Device
+from gpu_mesh.services.channels import check as check_channels
 from gpu_mesh.settings import Settings, env_name, mask, settings
 from gpu_mesh.store.client import broker_url, check_broker
 from gpu_mesh.store.embedded import EmbeddedRedis
@@ -35,6 +36,7 @@ from workers.node import (
 )
 from workers.orphans import Orphans
 from workers.process import ProcessSpec
+from workers.repairs import Repairs
 from workers.supervisor import OnEvent, Supervisor
 
 __all__ = ["beat", "control", "reachable", "up", "worker"]
@@ -69,6 +71,7 @@ def up(devices: str | None, node_name: str | None, listen: str | None) -> None:
     current = _override(devices=devices, node_name=node_name, listen=listen, node_role="lead")
     with _logs(current):
         check_include_apart(current)
+        check_channels(current)
         own = own_devices(current)
         if current.broker_url is None:
             _with_embedded(current, own)
@@ -104,6 +107,8 @@ def worker(devices: str | None, node_name: str | None) -> None:
     current = _override(devices=devices, node_name=node_name)
     with _logs(current):
         check_include_apart(current)
+        if current.node_role == "lead":
+            check_channels(current)
         check_broker(current)
         _supervise(current, own_devices(current), [])
 
@@ -114,6 +119,7 @@ def control(node_name: str | None) -> None:
     """Run a lead's control worker and the CPU queues' worker alone, each started again when it dies: for a lead
     whose parts are services of their own."""
     current = _override(node_name=node_name)
+    check_channels(current)
     _run_part(current, control_specs(current))
 
 
@@ -146,6 +152,7 @@ def _supervise(
     current: Settings, devices: Sequence[Device], broker: list[ProcessSpec], broker_deaths: list[Event] | None = None
 ) -> None:
     registrar = Registrar(current, describe(current, devices))
+    repairs = Repairs(current, devices, on_line=_print_line)
     specs = [*broker, *worker_specs(current, devices)]
     if current.node_role == "lead":
         specs += lead_specs(current)
@@ -160,11 +167,18 @@ def _supervise(
     orphans = Orphans()
     orphans.adopt()
     on_event = _attend(current, broker_deaths)
+    repairs.start()
     try:
         raise click.exceptions.Exit(
-            Supervisor(ready, on_line=_print_line, on_event=on_event, on_look=orphans.look).run()
+            Supervisor(
+                ready,
+                on_line=_print_line,
+                on_event=on_event,
+                on_look=lambda pids: orphans.look([*pids, *repairs.pids()]),
+            ).run()
         )
     finally:
+        repairs.stop()
         registrar.stop()
 
 

@@ -23,7 +23,7 @@ def nodes(as_json: bool) -> None:
         return
     table(
         "",
-        ("node", "status", "role", "device", "type", "GB>", "power>", "cost/h>", "labels", "runs"),
+        ("node", "status", "role", "device", "type", "GB>", "power>", "cost/h>", "labels", "runs", "takes no work"),
         (
             (
                 node.name,
@@ -36,6 +36,7 @@ def nodes(as_json: bool) -> None:
                 f"{device.cost_per_hour:.2f}",
                 ",".join(f"{name}={value}" for name, value in node.labels.items()),
                 device.running or "idle" if node.status == snapshot.ONLINE else None,
+                device.cordoned,
             )
             for node in seen.nodes
             for device in node.devices

@@ -31,9 +31,23 @@ class Reading:
     #: Share of time that it computed lately, 0 to 1.
     utilisation: float | None = None
     temperature_c: float | None = None
+    #: Where it begins to slow itself down.
+    temperature_limit_c: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    #: Share of its fans' full speed, 0 to 1; it may be more.
+    fan: float | None = None
+    #: What slows it down now, as in THROTTLES of `nvml_health`; empty: nothing.
+    throttles: tuple[str, ...] | None = None
+    #: Uncorrectable errors of its memory since the driver was loaded.
+    ecc_errors: int | None = None
+    #: XID errors of the driver, oldest first, since its reader began to listen.
+    xids: tuple[int, ...] | None = None
     processes: tuple[Process, ...] | None = None
     #: Hardware faults, in words. Any of them makes the device unhealthy at once, and no restart of an engine cures it.
     faults: tuple[str, ...] = ()
+    #: What makes it degraded while it lasts, in words.
+    warnings: tuple[str, ...] = ()
 
     @property
     def memory_free_gb(self) -> float | None:
@@ -51,8 +65,9 @@ class Reading:
         """Read `to_dict`'s data, also after JSON made lists of its tuples. Names of a newer version are ignored."""
         known = {name: data[name] for name in cls.__slots__ if name in data}
         processes = known.pop("processes", None)
+        lists = {name: tuple(held) for name, held in known.items() if isinstance(held, list)}
         return cls(
-            **{**known, "faults": tuple(known.get("faults", ()))},
+            **{**known, **lists},
             processes=None if processes is None else tuple(Process(**process) for process in processes),
         )
 

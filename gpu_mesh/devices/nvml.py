@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import pynvml
 
+from gpu_mesh.devices import nvml_health
 from gpu_mesh.devices.base import Process, Reading, share
+from gpu_mesh.devices.nvml_health import ask
 from gpu_mesh.domain.device import GB, Device, DeviceKind
 from gpu_mesh.errors import DeviceError
 
 __all__ = ["NvmlSource"]
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 #: No library or no driver: a machine without an NVIDIA GPU, which is no fault.
 ABSENT = (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded)
-#: What this GPU, driver or container does not tell; `InsufficientSize` is a list of processes that grew while read.
-SILENT = (
-    pynvml.NVMLError_NotSupported,
-    pynvml.NVMLError_FunctionNotFound,
-    pynvml.NVMLError_NoPermission,
-    pynvml.NVMLError_NoData,
-    pynvml.NVMLError_ArgumentVersionMismatch,
-    pynvml.NVMLError_InsufficientSize,
-)
 #: What to do about an error, by NVML's code.
 REMEDIES: dict[int, str] = {
     pynvml.NVML_ERROR_GPU_IS_LOST: "it fell off the bus: drain the node, power the machine off and on, reseat the card",
@@ -41,6 +33,17 @@ REMEDIES: dict[int, str] = {
     pynvml.NVML_ERROR_NO_PERMISSION: "let this user open /dev/nvidia* (in a container: run it with --gpus)",
     pynvml.NVML_ERROR_INSUFFICIENT_POWER: "plug in the card's power cables",
 }
+#: Errors that are the hardware's: no restart of an engine cures them.
+HARD = frozenset(
+    {
+        pynvml.NVML_ERROR_GPU_IS_LOST,
+        pynvml.NVML_ERROR_RESET_REQUIRED,
+        pynvml.NVML_ERROR_NOT_FOUND,
+        pynvml.NVML_ERROR_GPU_NOT_FOUND,
+        pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+        pynvml.NVML_ERROR_INSUFFICIENT_POWER,
+    }
+)
 #: What to do about any other error.
 REMEDY = "see what `nvidia-smi` and the kernel log (`dmesg`, lines with Xid) say, and reboot if it persists"
 
@@ -83,7 +86,8 @@ class NvmlSource:
             with self._session():
                 return self._reading(self._nvml.nvmlDeviceGetHandleByUUID(device.uuid))
         except pynvml.NVMLError as error:
-            raise DeviceError(_explain(f"{device.name} ({device.gpu_type}, {device.uuid})", error)) from error
+            what = f"{device.name} ({device.gpu_type}, {device.uuid})"
+            raise DeviceError(_explain(what, error), hard=error.value in HARD) from error
 
     @contextmanager
     def _session(self) -> Iterator[None]:
@@ -114,22 +118,22 @@ class NvmlSource:
 
     def _reading(self, handle: Any) -> Reading:
         nvml = self._nvml
-        memory = _ask(nvml.nvmlDeviceGetMemoryInfo, handle)
-        rates = _ask(nvml.nvmlDeviceGetUtilizationRates, handle)
-        temperature = _ask(nvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
-        return Reading(
+        memory = ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+        rates = ask(nvml.nvmlDeviceGetUtilizationRates, handle)
+        temperature = ask(nvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
+        reading = Reading(
             memory_total_gb=None if memory is None else memory.total / GB,
             memory_used_gb=None if memory is None else memory.used / GB,
             utilisation=None if rates is None else share(rates.gpu / 100.0),
             temperature_c=None if temperature is None else float(temperature),
             processes=self._processes(handle),
-            faults=self._faults(handle),
         )
+        return nvml_health.completed(reading, nvml, handle)
 
     def _processes(self, handle: Any) -> tuple[Process, ...] | None:
         """Those that compute and those that draw (Vulkan engines do), each once."""
         listers = (self._nvml.nvmlDeviceGetComputeRunningProcesses, self._nvml.nvmlDeviceGetGraphicsRunningProcesses)
-        lists = [listed for lister in listers if (listed := _ask(lister, handle)) is not None]
+        lists = [listed for lister in listers if (listed := ask(lister, handle)) is not None]
         if not lists:
             return None
         by_pid = {process.pid: process for listed in lists for process in listed}
@@ -146,29 +150,6 @@ class NvmlSource:
             return None
         # Arguments may hold secrets, and readings are shown to everyone.
         return path.partition(" ")[0].rpartition("/")[2] or None
-
-    def _faults(self, handle: Any) -> tuple[str, ...]:
-        nvml = self._nvml
-        errors = _ask(
-            nvml.nvmlDeviceGetTotalEccErrors,
-            handle,
-            pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
-            pynvml.NVML_VOLATILE_ECC,
-        )
-        remapped = _ask(nvml.nvmlDeviceGetRemappedRows, handle)
-        faults = []
-        if errors:
-            faults.append(f"{errors} uncorrectable memory errors since the driver was loaded: reset the GPU")
-        if remapped is not None and remapped[3]:
-            faults.append("a faulty row of its memory could not be remapped: have the card replaced")
-        return tuple(faults)
-
-
-def _ask(question: Callable[..., T], *args: Any) -> T | None:
-    try:
-        return question(*args)
-    except SILENT:
-        return None
 
 
 def _used(memory: int | None) -> float | None:

@@ -42,6 +42,8 @@ class Device:
     memory_gb: float
     #: Kept free of jobs (SPEC P6).
     margin_gb: float = 0.0
+    #: Held now by processes that are none of ours nor the engine's, in steps of half a GB.
+    held_gb: float = 0.0
     #: The vendor's identity, by which `CUDA_VISIBLE_DEVICES` selects it; None where there is none.
     uuid: str | None = None
     #: Relative computing power, RTX 4090 = 100.
@@ -66,7 +68,7 @@ class Device:
     @property
     def budget_gb(self) -> float:
         """What one job may ask for."""
-        return max(0.0, self.memory_gb - self.margin_gb)
+        return max(0.0, self.memory_gb - self.margin_gb - self.held_gb)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data; `from_dict` reads it back."""

@@ -131,9 +131,10 @@ def _misfit_kind(needs: Requirements, device: Device, cpu_counts: bool) -> str |
 
 def _misfit_memory(needs: Requirements, device: Device) -> str | None:
     if needs.memory_gb > device.budget_gb:
+        held = f" and {device.held_gb:g} GB that other programs hold" if device.held_gb else ""
         return (
             f"needs {needs.memory_gb:g} GB; {device.worker} offers {device.budget_gb:g} GB "
-            f"({device.memory_gb:g} GB less {device.margin_gb:g} GB margin)"
+            f"({device.memory_gb:g} GB less {device.margin_gb:g} GB margin{held})"
         )
     return None
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.engines import discovery
 from gpu_mesh.engines.base import Ability, Engine, Kind
+from gpu_mesh.engines.importing import unforked
 from gpu_mesh.engines.local import LOCAL
 from gpu_mesh.engines.naming import canonical
 from gpu_mesh.errors import EngineUnavailable
@@ -125,8 +126,9 @@ class Engines:
 
 def _make(kind: str, url: str, settings: Settings, *, keyed: bool) -> Engine:
     """`keyed`: an operator named the address, so that it may see the key."""
-    from gpu_mesh.engines.ollama import OllamaEngine
-    from gpu_mesh.engines.openai import OpenAIEngine
+    with unforked():
+        from gpu_mesh.engines.ollama import OllamaEngine
+        from gpu_mesh.engines.openai import OpenAIEngine
 
     if kind == OllamaEngine.name:
         return OllamaEngine(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+import psutil
+
 from gpu_mesh.engines import failures
+from gpu_mesh.engines.importing import unforked
 from gpu_mesh.engines.openai import api_url
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Found", "find", "identify", "kind_by_port", "place", "usual_addresses"]
+__all__ = ["Found", "find", "identify", "is_here", "kind_by_port", "place", "somebody_listens", "usual_addresses"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +86,30 @@ def find(addresses: Sequence[str], kinds: Sequence[str]) -> tuple[Found, ...]:
     return tuple(Found(found[index], addresses[index]) for index in ordered)
 
 
+def somebody_listens(kinds: Sequence[str], addresses: Sequence[str] | None = None) -> bool:
+    """Whether anybody accepts connections at the usual addresses, where an engine of `kinds` is looked for at all."""
+    if not any(kind in USUAL_PORTS for kind in kinds):
+        return False
+    for url in usual_addresses() if addresses is None else addresses:
+        split = urlsplit(url)
+        where = split.hostname or "127.0.0.1", split.port or _DEFAULT_PORTS.get(split.scheme, 0)
+        try:
+            with socket.create_connection(where, timeout=PROBE_TIMEOUT_S):
+                return True
+        except OSError:
+            continue
+    return False
+
+
 def identify(url: str, kinds: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
     """Which of `kinds` the server at `url` is; None when it is none of them or does not answer.
 
     Ollama is asked for first, whatever the order: it speaks OpenAI's API too, but then cannot unload.
     """
-    # Here, as it costs every process's start 0.2 s: few look for engines.
-    import httpx
+    with unforked():
+        # Here, as it costs every process's start 0.2 s: few look for engines.
+        import httpcore  # noqa: F401  # httpx does with its first client
+        import httpx
 
     limits = httpx.Timeout(timeout_s)
     try:
@@ -101,6 +122,14 @@ def identify(url: str, kinds: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         logger.debug("no engine at %s: %s", url, error, extra={"action": "probe"})
     return None
+
+
+def is_here(url: str) -> bool:
+    """Whether an address is one of this machine."""
+    if failures.is_loopback(url):
+        return True
+    host = urlsplit(url).hostname
+    return any(host == address.address for addresses in psutil.net_if_addrs().values() for address in addresses)
 
 
 def kind_by_port(url: str) -> str | None:

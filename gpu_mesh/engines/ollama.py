@@ -26,6 +26,7 @@ from gpu_mesh.engines.base import (
 )
 from gpu_mesh.engines.checking import checked
 from gpu_mesh.engines.connection import CHECK_TIMEOUT_S, CONNECT_TIMEOUT_S, TIMEOUT_S, Connection
+from gpu_mesh.engines.importing import unforked
 from gpu_mesh.engines.naming import canonical
 from gpu_mesh.engines.ollama_catalog import Catalog
 from gpu_mesh.engines.ollama_wire import chunk_of, mapped, options_of
@@ -191,8 +192,10 @@ class OllamaEngine:
             connection.close()
 
     def _client(self, timeout_s: float) -> ollama.Client:
-        import httpx
-        import ollama
+        with unforked():
+            import httpcore  # noqa: F401  # httpx does with its first client
+            import httpx
+            import ollama
 
         limits = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         return ollama.Client(self.url, timeout=limits, trust_env=not failures.is_loopback(self.url))

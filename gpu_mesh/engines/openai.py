@@ -29,6 +29,7 @@ from gpu_mesh.engines.base import (
 )
 from gpu_mesh.engines.checking import checked
 from gpu_mesh.engines.connection import CHECK_TIMEOUT_S, CONNECT_TIMEOUT_S, TIMEOUT_S, Connection
+from gpu_mesh.engines.importing import unforked
 from gpu_mesh.engines.naming import kinds_by_name
 from gpu_mesh.engines.openai_wire import mapped, options_of, piece_of
 from gpu_mesh.engines.options import check_messages, check_name, check_options, check_text, check_texts
@@ -159,7 +160,9 @@ class OpenAIEngine:
         self._quick.close()
 
     def _client(self, timeout_s: float) -> openai.OpenAI:
-        import openai
+        with unforked():
+            import httpcore  # noqa: F401  # its client does
+            import openai
 
         limits = openai.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         client = openai.OpenAI(

@@ -20,7 +20,7 @@ from gpu_mesh.services.gates import HEALTH, MANUAL
 from gpu_mesh.services.revoking import mark_failed
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import availability as store
-from gpu_mesh.store import gates, leases, server
+from gpu_mesh.store import cordons, gates, leases, server
 from gpu_mesh.store.availability import Outage
 from gpu_mesh.store.client import broker_error, connect, mapped_errors
 from gpu_mesh.store.queues import Waiting
@@ -78,8 +78,8 @@ def nobody(client: Any) -> str | None:
         return None
     living = [worker for worker in leases.living(client) if serves_devices(worker)]
     ill = {gate.scope for gate in held if gate.reason == HEALTH}
-    cordoned = gates.cordoned(client)
-    uncordoned = [worker for worker in living if not {worker, node_of(worker)} & cordoned]
+    held_off = cordons.cordoned(client)
+    uncordoned = [worker for worker in living if not cordons.is_cordoned(worker, held_off)]
     if any(not {worker, node_of(worker), MESH} & ill for worker in uncordoned):
         return None
     if uncordoned:

@@ -6,12 +6,11 @@ their own, and wait in an outbox while Redis is away. One claimer a worker proce
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,7 +47,10 @@ SHORTEST_S = 0.005
 
 
 class Claimer:
-    """What worker `worker` claims for `device`; without a device everything fits. Times come from `clock`, s."""
+    """What worker `worker` claims for `device`; without a device everything fits.
+
+    `held`: GB of the device that strangers hold. Times come from `clock`, s.
+    """
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class Claimer:
         device: Device | None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        held: Callable[[], float] = float,
     ) -> None:
         self.worker = worker
         self._settings = settings
@@ -73,11 +76,11 @@ class Claimer:
         self._lock = threading.Lock()
         self._held: set[str] = set()
         self._outbox: list[tuple[str, LetGo]] = []
-        self._ended: dict[str, str] = {}
+        self._ended: dict[str, claims.Ended] = {}
         #: One sender at a time: the event loop, a pool's thread and the lease's all let go.
         self._sending = threading.RLock()
         self._gatekeeper = Gatekeeper(settings, device)
-        self._judge = Judge(settings, worker, device, self._try_store, clock)
+        self._judge = Judge(settings, worker, device, self._try_store, clock, held)
         self._idle = False
         #: When the next delayed message is due, s from the last claim.
         self._due_s: float | None = None
@@ -184,15 +187,15 @@ class Claimer:
         self._idle, self._due_s = True, None
 
     def ack(self, tag: str) -> None:
-        """The job of a claim is done; what `ended` was told of it goes into the journal in the same step."""
+        """The job of a claim is done; what `ended` was told of it is written down in the same step."""
         with self._lock:
-            journal = self._ended.pop(tag, "")
-        self._let_go(tag, partial(claims.ack, journal=journal))
+            ended = self._ended.pop(tag, claims.Ended())
+        self._let_go(tag, partial(claims.ack, ended=ended))
 
-    def ended(self, tag: str, entry: Mapping[str, Any]) -> None:
+    def ended(self, tag: str, ended: claims.Ended) -> None:
         """How the run of a claim ended; to be told before its ack."""
         with self._lock:
-            self._ended[tag] = json.dumps(entry)
+            self._ended[tag] = ended
 
     def hand_back(self, tag: str, *, counts: bool, preempted: bool = False) -> None:
         """Give a claim back to the front of its queue; `counts`: as a delivery, `preempted`: as a preemption."""
@@ -232,8 +235,8 @@ class Claimer:
         if tends:
             self.promote()
 
-    def closed(self) -> frozenset[str]:
-        """The queues that are closed to this worker now. Raises BrokerUnavailable."""
+    def closed(self) -> holds.Closed:
+        """What is closed to this worker now. Raises BrokerUnavailable."""
         with mapped_errors(self._settings):
             return holds.closed_to(self._client, self.worker)
 

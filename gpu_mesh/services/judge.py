@@ -6,9 +6,11 @@ Needs are judged in one place, `domain/requirements`; a claim carries the verdic
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gpu_mesh.domain.device import Device
@@ -17,9 +19,11 @@ from gpu_mesh.domain.scoring import Condition, Mode, node_score
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import placement
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import ranking
+from gpu_mesh.store import health, ranking
 
 __all__ = ["Judge"]
+
+logger = logging.getLogger(__name__)
 
 #: How old a judgement may get, s: a CPU may stand for a GPU only until one joins, and a node's load changes.
 JUDGE_ANEW_S = 30.0
@@ -29,7 +33,10 @@ Call = Callable[..., Any]
 
 
 class Judge:
-    """Verdicts of one worker for `device`; without a device everything fits. Times come from `clock`, s."""
+    """Verdicts of one worker for `device`; without a device everything fits.
+
+    `held`: GB of it that strangers hold now. Times come from `clock`, s.
+    """
 
     def __init__(
         self,
@@ -38,16 +45,20 @@ class Judge:
         device: Device | None,
         call: Call,
         clock: Callable[[], float] = time.monotonic,
+        held: Callable[[], float] = float,
     ) -> None:
         self._settings = settings
         self._worker = worker
         self._device = device
         self._call = call
         self._clock = clock
+        self._held = held
         self._judged_at = clock()
         self._needs: dict[str, Requirements] = {}
         self._unjudgeable: dict[str, str] = {}
         self._loaded: str | None = None
+        #: What its score is multiplied by, as it was last checked.
+        self._health = 1.0
         self.fits: set[str] = set()
         self.misfits: set[str] = set()
         #: Needs of several devices: how many siblings, and the workers of those that would do.
@@ -96,9 +107,15 @@ class Judge:
             self._call(ranking.unrank, self._worker, number)
 
     def refresh(self) -> None:
-        """When the verdicts are old: enter the scores anew, and forget what fits, for the fleet may have changed."""
-        if self._clock() - self._judged_at < JUDGE_ANEW_S:
+        """When the verdicts are old, or strangers came or left: enter the scores anew, and forget what fits."""
+        held = self._held()
+        if self._device is not None and held != self._device.held_gb:
+            logger.info("other programs hold %g GB of the device", held, extra={"action": "held", "held_gb": held})
+            self._device = replace(self._device, held_gb=held)
+        elif self._clock() - self._judged_at < JUDGE_ANEW_S:
             return
+        checked = self._call(health.checked, health.DEVICE, self._worker)
+        self._health = 1.0 if checked is None else checked.health.factor
         for number, needs in list(self._needs.items()):
             if number in self.fits and self._device is not None:
                 self._enter(number, needs)
@@ -125,6 +142,7 @@ class Judge:
     def _enter(self, number: str, needs: Requirements) -> None:
         if self._device is None:
             return
-        now = Condition(load=min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), model=self._loaded)
+        load = min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        now = Condition(load=load, health=self._health, model=self._loaded)
         scores = {mode.value: node_score(needs, self._device, mode, now) for mode in Mode}
         self._call(ranking.rank, self._worker, number, scores)

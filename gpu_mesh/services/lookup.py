@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
@@ -13,15 +12,12 @@ import celery
 from celery import states
 
 from gpu_mesh.domain import claim
-from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
-from gpu_mesh.domain.requirements import Requirements
-from gpu_mesh.errors import InvalidTask
-from gpu_mesh.services import gates, placement
+from gpu_mesh.services.explaining import Explainer
 from gpu_mesh.services.revoking import CANCELLED, mark_revoked
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import journal, nodes, preemption, queues, revoked, server
+from gpu_mesh.store import journal, nodes, queues, revoked, server
 from gpu_mesh.store.client import check_broker, connect, mapped_errors
 
 __all__ = [
@@ -37,6 +33,7 @@ __all__ = [
     "known_queues",
     "running_entries",
     "running_tasks",
+    "still_running",
     "waiting_tasks",
 ]
 
@@ -96,7 +93,7 @@ def waiting_tasks(settings: Settings, queue: str | None = None, limit: int | Non
     (seconds); queues behind the one that reaches it are not.
     """
     names = [queue] if queue else known_queues(settings)
-    explain = _Explainer(settings)
+    explain = Explainer(settings)
     left = limit
     with mapped_errors(settings), connect(settings) as client:
         now = server.now(client)
@@ -113,7 +110,7 @@ def waiting_tasks(settings: Settings, queue: str | None = None, limit: int | Non
 
 def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Waiting] | None:
     """A task that waits or is delayed, with its message; None where none of that id does. Reads all that waits."""
-    explain, rules = _Explainer(settings), _rules(settings)
+    explain, rules = Explainer(settings), _rules(settings)
     with mapped_errors(settings), connect(settings) as client:
         now = server.now(client)
         for name in known_queues(settings):
@@ -129,6 +126,7 @@ def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Wai
     return None
 
 
+#: One of placement's judgements: why no device of a fleet does for the needs, or None.
 #: What orders a message within its queue, smallest first, and the message: less its score, its age, its place.
 _Ranked = tuple[float, float, int, queues.Waiting]
 
@@ -154,60 +152,12 @@ def _ranked(messages: Iterable[queues.Waiting], now: float, rules: claim.Rules) 
         yield -claim.score(message.queue, message.band, now - at, rules), at, index, message
 
 
-def _delayed_view(message: queues.Waiting, due: float, now: float, explain: _Explainer) -> TaskView:
+def _delayed_view(message: queues.Waiting, due: float, now: float, explain: Explainer) -> TaskView:
     view = _waiting_view(message, now, explain)
     return replace(view, state=DELAYED, position=None, why=f"due in {max(0.0, due - now):.0f} s")
 
 
-class _Explainer:
-    """Says why a message cannot run now; asks the registry and the gates once, judges each needs once."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._fleet: list[Device] | None = None
-        self._known: dict[str, str | None] = {}
-        self._closed: dict[str, str | None] | None = None
-        self._preempted: dict[str, int] | None = None
-
-    def was_preempted(self, message: queues.Waiting) -> bool:
-        """Whether the message made room for more urgent work before."""
-        if self._preempted is None:
-            with mapped_errors(self._settings), connect(self._settings) as client:
-                self._preempted = preemption.waiting(client)
-        if not self._preempted or not message.headers:
-            return False
-        properties = json.loads(message.raw).get("properties")
-        return isinstance(properties, dict) and str(properties.get("delivery_tag")) in self._preempted
-
-    def closed(self, queue: str) -> str | None:
-        """By what the queue is closed, or None where it is open to a device online."""
-        if self._closed is None:
-            with mapped_errors(self._settings), connect(self._settings) as client:
-                closures = gates.read_closures(client, self._settings)
-            names = {gate.queue for gate in closures.gates}
-            self._closed = {name: closures.why(name, self._devices()) for name in names}
-        return self._closed.get(queue)
-
-    def _devices(self) -> list[Device]:
-        if self._fleet is None:
-            self._fleet = placement.online_devices(self._settings)
-        return self._fleet
-
-    def why(self, queue: str, given: object) -> str | None:
-        """The reasons, or None where a device fits what is `given` as needs, or the queue needs none."""
-        if queue not in GPU_QUEUES or not isinstance(given, dict):
-            return None
-        text = json.dumps(given, sort_keys=True)
-        if text not in self._known:
-            try:
-                needs = Requirements.of(given)
-                self._known[text] = placement.unschedulable(self._settings, needs, self._devices())
-            except InvalidTask as exc:
-                self._known[text] = str(exc)
-        return self._known[text]
-
-
-def _waiting_view(message: queues.Waiting, now: float, explain: _Explainer) -> TaskView:
+def _waiting_view(message: queues.Waiting, now: float, explain: Explainer) -> TaskView:
     mesh = message.mesh
     why = explain.why(message.queue, mesh.get("needs"))
     return TaskView(
@@ -219,7 +169,7 @@ def _waiting_view(message: queues.Waiting, now: float, explain: _Explainer) -> T
         position=message.position,
         sent_at=message.sent_at,
         waited_s=None if message.sent_at is None else max(0.0, now - message.sent_at),
-        why=why or explain.closed(message.queue),
+        why=why or explain.closed(message.queue) or explain.held_up(message.queue, mesh.get("needs")),
     )
 
 
@@ -231,8 +181,13 @@ def running_tasks(settings: Settings) -> list[TaskView]:
 def running_entries(settings: Settings) -> list[dict[str, Any]]:
     """Journal entries of what runs, longest first; without what nodes were running that are silent or gone."""
     with mapped_errors(settings), connect(settings) as client:
-        running = journal.running(client)
-        gone = {entry.node.name for entry in nodes.all_nodes(client) if not entry.online(settings.node_ttl_s)}
+        return still_running(client, settings, nodes.all_nodes(client))
+
+
+def still_running(client: Any, settings: Settings, known: Iterable[nodes.NodeEntry]) -> list[dict[str, Any]]:
+    """As `running_entries`, of a registry that was read already."""
+    running = journal.running(client)
+    gone = {entry.node.name for entry in known if not entry.online(settings.node_ttl_s)}
     return [entry for entry in running if str(entry.get("worker")).rpartition("@")[2] not in gone]
 
 

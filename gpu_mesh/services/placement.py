@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 
-from gpu_mesh.domain.device import Device
+from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.footprints import Footprints, as_seen
 from gpu_mesh.domain.requirements import Fit, Requirements, fits
 from gpu_mesh.engines.naming import canonical
 from gpu_mesh.services import footprints
 from gpu_mesh.settings import Settings, settings
-from gpu_mesh.store import nodes
+from gpu_mesh.store import held, nodes
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["cpu_counts", "fitting", "online_devices", "own_device", "siblings", "suits", "unschedulable"]
+__all__ = ["cpu_counts", "fitting", "held_back", "online_devices", "own_device", "siblings", "suits", "unschedulable"]
 
 
 @cache
@@ -58,7 +58,17 @@ def siblings(settings: Settings, needs: Requirements, device: Device) -> list[st
 
 
 def unschedulable(settings: Settings, needs: Requirements, fleet: Sequence[Device]) -> str | None:
-    """Why no device of `fleet` fits: every one's reason, each once. None where one does."""
+    """Why no device of `fleet` fits, whoever holds its memory now: every one's reason, each once. None where one
+    does."""
+    return _unfit(settings, needs, [replace(device, held_gb=0.0) for device in fleet])
+
+
+def held_back(settings: Settings, needs: Requirements, fleet: Sequence[Device]) -> str | None:
+    """Why no device of `fleet` fits now, though one will when strangers leave its memory; None where one fits."""
+    return _unfit(settings, needs, fleet) if any(device.held_gb for device in fleet) else None
+
+
+def _unfit(settings: Settings, needs: Requirements, fleet: Sequence[Device]) -> str | None:
     reasons, seen = [], _seen(settings, needs)
     for device in fleet:
         fit = _fits_among(settings, needs, device, fleet, seen)
@@ -69,10 +79,13 @@ def unschedulable(settings: Settings, needs: Requirements, fleet: Sequence[Devic
 
 
 def online_devices(settings: Settings) -> list[Device]:
-    """Every device of the nodes heard of lately. Raises BrokerUnavailable."""
+    """Every device of the nodes heard of lately, with what strangers hold of it. Raises BrokerUnavailable."""
     with mapped_errors(settings), connect(settings) as client:
         entries = nodes.all_nodes(client)
-    return [device for entry in entries if entry.online(settings.node_ttl_s) for device in entry.node.devices]
+        found = [device for entry in entries if entry.online(settings.node_ttl_s) for device in entry.node.devices]
+        watched = [device.worker for device in found if device.kind is DeviceKind.NVIDIA]
+        taken = held.read(client, watched) if watched else {}
+    return [replace(device, held_gb=taken.get(device.worker, 0.0)) for device in found]
 
 
 def _of_several(needs: Requirements) -> Requirements:

@@ -10,9 +10,11 @@ from pydantic import model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_mesh.domain.addresses import mask
+from gpu_mesh.settings.sections.alerts import AlertSettings
 from gpu_mesh.settings.sections.base import PREFIX, env_name
 from gpu_mesh.settings.sections.claims import ClaimSettings
 from gpu_mesh.settings.sections.engines import EngineSettings
+from gpu_mesh.settings.sections.health import HealthSettings
 from gpu_mesh.settings.sections.logs import LogSettings
 from gpu_mesh.settings.sections.node import NodeSettings
 from gpu_mesh.settings.sections.tasks import TaskSettings
@@ -21,7 +23,9 @@ __all__ = ["PREFIX", "Settings", "env_name"]
 
 
 # The fields of the last base come first.
-class Settings(LogSettings, TaskSettings, ClaimSettings, EngineSettings, NodeSettings, BaseSettings):
+class Settings(
+    LogSettings, AlertSettings, TaskSettings, HealthSettings, ClaimSettings, EngineSettings, NodeSettings, BaseSettings
+):
     """All settings, checked. Build it with `load`, which also refuses unknown names."""
 
     model_config = SettingsConfigDict(

@@ -20,7 +20,7 @@ __all__ = ["load", "names_of", "read_dotenv", "settings", "unit_of"]
 
 #: What a script finds in its environment is no setting: it may use the mesh itself.
 SET_FOR_SCRIPTS = frozenset({"GPU_MESH_TASK_ID"})
-_SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|_KEY$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|_KEY$|ALERT|URLS$", re.IGNORECASE)
 
 
 def load(dotenv: str | Path | None = ".env") -> Settings:
@@ -80,6 +80,8 @@ def _refusal(exc: ValidationError, found: Mapping[str, str | None]) -> InvalidSe
     name = next((name for name in names_of(field) if name in typed), env_name(field))
     if len(where) > 1:  # one of several pairs
         value = f"{where[1]}={value}"
+    if "SecretStr" in str(Settings.model_fields[field].annotation):
+        value = "***"
     if remedy.startswith("Input should be "):  # pydantic's own words
         remedy = remedy.removeprefix("Input should be ").partition(", unable")[0]
         remedy += f" ({unit_of(field)})" if unit_of(field) else ""

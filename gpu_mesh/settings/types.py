@@ -15,7 +15,10 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from gpu_mesh.domain import channels
 from gpu_mesh.domain.addresses import check_broker_url, check_http_url
+from gpu_mesh.domain.alerts import Level
+from gpu_mesh.domain.commands import parse as parse_commands
 from gpu_mesh.domain.devicespec import parse as parse_devices
 from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
 from gpu_mesh.domain.windows import PeakHours
@@ -23,7 +26,9 @@ from gpu_mesh.errors import InvalidSetting
 
 __all__ = [
     "ENGINES",
+    "AlertUrls",
     "Broker",
+    "Commands",
     "CpuQueues",
     "DeviceList",
     "EngineNames",
@@ -134,6 +139,12 @@ def _devices(value: str) -> str:
     return value
 
 
+def _commands(value: str | None) -> str | None:
+    if value is not None:
+        parse_commands(value)
+    return value
+
+
 def _cpu_queues(value: tuple[str, ...]) -> tuple[str, ...]:
     for name in value:
         if not _QUEUE_NAME.fullmatch(name):
@@ -150,9 +161,17 @@ def _modules(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _alert_urls(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        channels.parse(value.get_secret_value(), Level.INFO)
+    return value
+
+
+AlertUrls = Annotated[SecretStr | None, BeforeValidator(_unset), AfterValidator(_alert_urls)]
 Broker = Annotated[str | None, BeforeValidator(_unset), AfterValidator(check_broker_url)]
 File = Annotated[Path | None, BeforeValidator(_unset)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Commands = Annotated[str | None, BeforeValidator(_unset), AfterValidator(_commands)]
 CpuQueues = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_queues), AfterValidator(_cpu_queues)]
 Labels = Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)]
 Text = Annotated[str | None, BeforeValidator(_unset)]

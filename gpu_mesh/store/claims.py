@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import redis
 from gpu_mesh.domain import preemption
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.holds import PauseScope, scope_of
+from gpu_mesh.domain.stats import Outcome
 from gpu_mesh.store import keys
 from gpu_mesh.store.preemption import REMEMBERED_S
 from gpu_mesh.store.replies import text
@@ -21,6 +23,7 @@ __all__ = [
     "ClaimReply",
     "Claimant",
     "Claimed",
+    "Ended",
     "Idle",
     "Look",
     "Record",
@@ -46,6 +49,9 @@ CLAIM_HEADER = "mesh_claim"
 INDEXED_AT_ONCE = 500
 #: How many finished tasks are remembered.
 JOURNAL_KEPT = 10_000
+#: Longest name of a model that is counted, characters.
+MODEL_LENGTH = 200
+_UNPRINTABLE = re.compile(r"[^ -~]")
 #: Delayed messages that one call puts into their lists at most.
 PROMOTED_AT_ONCE = 200
 
@@ -221,9 +227,26 @@ def read_record(told: str) -> Record:
     return Record(name, int(at) / 1e6, int(deliveries), needs, int(claimed_at) / 1e6, standby, task_id)
 
 
-def ack(client: redis.Redis, worker: str, tag: str, *, journal: str = "") -> bool:
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended: its journal's entry as JSON (empty: none), and what the statistics count of it."""
+
+    journal: str = ""
+    #: None: it is not counted.
+    outcome: Outcome | None = None
+    model: str | None = None
+    #: How long it ran; None: since it was claimed.
+    ran_s: float | None = None
+
+
+_UNTOLD = Ended()
+
+
+def ack(client: redis.Redis, worker: str, tag: str, *, ended: Ended = _UNTOLD) -> bool:
     """Let a claim go, its job done, and write down how it ended. False when it was not this worker's any more."""
-    return bool(script(client, "ack")(args=[worker, tag, journal, JOURNAL_KEPT]))
+    model = _UNPRINTABLE.sub("?", ended.model or "")[:MODEL_LENGTH]
+    ran = "" if ended.ran_s is None else _micros(ended.ran_s)
+    return bool(script(client, "ack")(args=[worker, tag, ended.journal, JOURNAL_KEPT, ended.outcome or "", model, ran]))
 
 
 def hand_back(

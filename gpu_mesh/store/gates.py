@@ -1,4 +1,4 @@
-"""Gates: reasons why a queue may not be claimed from; and cordons: devices that claim nothing (DESIGN §7).
+"""Gates: reasons why a queue may not be claimed from (DESIGN §7).
 
 A scope is `*` (the whole mesh), a node's name, or a worker's (`gpu0@node`). A gate with an end stays closed until
 somebody opens it (`open_ended`): claims look at no clock. Times are Redis's, s since the epoch.
@@ -18,7 +18,7 @@ from gpu_mesh.store import keys, server
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["MESH", "Gate", "all_gates", "close", "cordon", "cordoned", "open_ended", "reopen", "uncordon"]
+__all__ = ["MESH", "Gate", "all_gates", "check_names", "close", "open_ended", "reopen"]
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _PATTERNS = {
@@ -66,7 +66,7 @@ def close(
 
     Raises InvalidValue naming the field, as all of these do: names that could mean another scope are refused.
     """
-    _check(queue=queue, reason=reason, scope=scope)
+    check_names(queue=queue, reason=reason, scope=scope)
     before = next((gate for gate in all_gates(client) if _of(gate) == (queue, reason, scope)), None)
     told = {"since": before.since if before else server.now(client), "by": by, "until": until, "why": why}
     return bool(script(client, "gate")(args=[queue, reason, scope, json.dumps(told)]))
@@ -74,7 +74,7 @@ def close(
 
 def reopen(client: redis.Redis, queue: str, reason: str, *, scope: str = MESH) -> bool:
     """Drop a reason; the queue is open when none is left. False when it was not closed for that."""
-    _check(queue=queue, reason=reason, scope=scope)
+    check_names(queue=queue, reason=reason, scope=scope)
     return bool(script(client, "gate")(args=[queue, reason, scope, ""]))
 
 
@@ -88,25 +88,8 @@ def open_ended(client: redis.Redis, gate: Gate) -> bool:
     return bool(script(client, "gate")(args=[gate.queue, gate.reason, gate.scope, "", held]))
 
 
-def cordon(client: redis.Redis, name: str, why: str) -> None:
-    """A node or worker claims nothing from now on; what it runs goes on."""
-    _check(scope=name)
-    client.hset(keys.STATE, f"!{name}", why)
-
-
-def uncordon(client: redis.Redis, name: str) -> None:
-    """It may claim again."""
-    _check(scope=name)
-    client.hdel(keys.STATE, f"!{name}")
-
-
-def cordoned(client: redis.Redis) -> frozenset[str]:
-    """The nodes and workers that claim nothing."""
-    fields = map(text, client.hkeys(keys.STATE))
-    return frozenset(field.removeprefix("!") for field in fields if field.startswith("!"))
-
-
-def _check(**fields: str) -> None:
+def check_names(**fields: str) -> None:
+    """Raise InvalidValue for a `queue`, `reason` or `scope` that could mean another one."""
     for field, value in fields.items():
         pattern, allowed = _PATTERNS[field]
         if not pattern.fullmatch(value):

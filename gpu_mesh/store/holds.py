@@ -13,7 +13,7 @@ from gpu_mesh.store.claims import read_record
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["Hold", "closed_to", "holds", "interactive"]
+__all__ = ["Closed", "Hold", "Leave", "closed_to", "holds", "interactive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,28 @@ class Hold:
     tasks: tuple[str, ...]
 
 
-def closed_to(client: redis.Redis, worker: str) -> frozenset[str]:
-    """The queues that are closed to a worker now: by a gate, or held back by a realtime job."""
-    return frozenset(map(text, script(client, "closed")(args=[worker, node_of(worker)])))
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """What a worker runs is to yield, within that time, for it is cordoned (store/cordons)."""
+
+    within_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What is closed to a worker."""
+
+    #: By a gate, or held back by a realtime job.
+    queues: frozenset[str] = frozenset()
+    leave: Leave | None = None
+
+
+def closed_to(client: redis.Redis, worker: str) -> Closed:
+    """What is closed to a worker now."""
+    leave, *queues = map(text, script(client, "closed")(args=[worker, node_of(worker)]))
+    within, _, why = leave.partition(" ")
+    return Closed(frozenset(queues), Leave(float(within), why) if leave else None)
 
 
 def holds(client: redis.Redis) -> list[Hold]:

@@ -2,12 +2,13 @@
 
 What runs is what is claimed, so it is never wrong for longer than a lease. One entry is a JSON object: id, name, queue,
 priority, worker, state, sent_at, started_at (s since the epoch), waited_s, ran_s; of one that runs also deliveries,
-siblings and standby.
+siblings, standby and tag, its delivery tag.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import redis
@@ -17,6 +18,8 @@ from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
 __all__ = ["entry", "finished", "running"]
+
+logger = logging.getLogger(__name__)
 
 #: Workers that are asked for in one go.
 AT_ONCE = 50
@@ -47,7 +50,10 @@ def running(client: redis.Redis) -> list[dict[str, Any]]:
     for workers in _pages(sorted(map(text, client.zrange(keys.LEASES, 0, -1)))):
         told = [text(part) for part in script(client, "running")(args=workers)]
         for worker, record, siblings, raw in zip(*(told[i::4] for i in range(4)), strict=True):
-            found.append(_running(worker, claims.read_record(record), siblings, raw))
+            try:
+                found.append(_running(worker, claims.read_record(record), siblings, raw))
+            except ValueError as exc:
+                logger.warning("a claim of %s cannot be read: %s", worker, exc, extra={"action": "read_claim"})
     return sorted(found, key=lambda one: one["started_at"])
 
 
@@ -56,10 +62,7 @@ def _pages(names: list[str]) -> list[list[str]]:
 
 
 def _running(worker: str, held: claims.Record, siblings: str, raw: str) -> dict[str, Any]:
-    try:
-        headers = dict(json.loads(raw)["headers"])
-    except (ValueError, KeyError, TypeError):
-        headers = {}
+    headers, tag = _read(raw)
     found = entry(headers, queue=keys.queue_of(held.list), worker=worker, started_at=held.claimed_at)
     return {
         **found,
@@ -67,7 +70,17 @@ def _running(worker: str, held: claims.Record, siblings: str, raw: str) -> dict[
         "deliveries": held.deliveries,
         "siblings": siblings.split(",") if siblings else [],
         "standby": held.standby or None,
+        "tag": tag,
     }
+
+
+def _read(raw: str) -> tuple[dict[str, Any], str | None]:
+    """An envelope's headers and its delivery tag."""
+    try:
+        envelope = json.loads(raw)
+        return dict(envelope["headers"]), str(envelope["properties"]["delivery_tag"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}, None
 
 
 def finished(client: redis.Redis, limit: int = claims.JOURNAL_KEPT) -> list[dict[str, Any]]:

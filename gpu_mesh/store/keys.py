@@ -6,31 +6,51 @@ import re
 
 __all__ = [
     "AGAIN",
+    "ALERTS",
+    "ALERTS_PAST",
+    "ALERT_RATES",
+    "ANNOUNCED",
+    "ANNOUNCER",
     "BEAT",
     "BEAT_RUNS",
+    "CHECKER",
+    "CORDONS",
     "DEAD",
     "DELAYED",
+    "ENDED",
+    "ENDED_FIRST",
     "FINISHED",
     "FOOTPRINTS",
     "GATES",
     "GRACE",
+    "HEALTH",
     "LATER",
     "LEASES",
     "LOOKER",
     "NODES",
     "OUTAGE",
+    "OUTBOX",
     "PREEMPTIONS",
     "PREFIX",
     "PURGED",
     "REFUSED",
+    "REPAIRS",
+    "REPORTS",
     "REVOKED",
+    "SILENCES",
     "STATE",
     "STATS",
+    "TRIES",
+    "UNTOLD",
     "WATCH",
     "WINDOWS",
     "asks",
     "checkpoint",
     "claims",
+    "count",
+    "held",
+    "mending",
+    "orders",
     "preempted",
     "progress",
     "queue_of",
@@ -45,6 +65,10 @@ PREFIX = "gpumesh:"
 NODES = f"{PREFIX}nodes"
 #: list: the last finished tasks as JSON, newest first, capped.
 FINISHED = f"{PREFIX}finished"
+#: list: runs that ended and are in no counter yet, oldest first; and string: number of its first, see lua/_ended.lua.
+ENDED, ENDED_FIRST = f"{PREFIX}ended", f"{PREFIX}ended:first"
+#: list: the last statistics reports as JSON, newest first.
+REPORTS = f"{PREFIX}reports"
 #: hash: type of device and model as JSON → GB it was seen to take, and when.
 FOOTPRINTS = f"{PREFIX}footprints"
 #: zset: delivery tag of a message whose time has not come → when it is due; and hash: tag → its list and envelope.
@@ -57,6 +81,8 @@ GRACE = f"{PREFIX}grace"
 STATE = f"{PREFIX}state"
 #: hash: <queue>|<reason>@<scope> → JSON: since when and by whom a queue is closed, see gates.py.
 GATES = f"{PREFIX}gates"
+#: hash: <reason>@<name> → JSON: since when and by whom a node or worker claims nothing, see cordons.py.
+CORDONS = f"{PREFIX}cordons"
 #: hash: what holds for the windows, see windows.py.
 WINDOWS = f"{PREFIX}windows"
 #: list: messages that cannot be run, newest first: JSON, newline, envelope.
@@ -78,6 +104,30 @@ LOOKER, REFUSED = f"{PREFIX}looker", f"{PREFIX}refused"
 #: string: the beat that leads, expiring; and hash: name of a periodic entry → when it was last due, s by Redis's clock.
 BEAT, BEAT_RUNS = f"{PREFIX}beat", f"{PREFIX}beat:runs"
 
+#: hash: <rule>|<subject> → alert that stands, JSON; list: alerts that are over, newest first, capped; see alerts.py.
+ALERTS, ALERTS_PAST = f"{PREFIX}alerts", f"{PREFIX}alerts:past"
+#: hash: rule → what was told of it lately, JSON; hash: id → silence, JSON.
+ALERT_RATES, SILENCES = f"{PREFIX}alerts:rates", f"{PREFIX}alerts:silences"
+#: hash: id → notice that goes to channels, JSON; hash: <id>|<channel> → how that went so far, JSON; see outbox.py.
+OUTBOX, TRIES = f"{PREFIX}alerts:outbox", f"{PREFIX}alerts:tries"
+#: string: somebody has channels, expiring; and string: who sends now, expiring.
+ANNOUNCED, ANNOUNCER = f"{PREFIX}alerts:announced", f"{PREFIX}alerts:announcer"
+#: hash: node, device or watched address → JSON, see health.py; and string: one checks now, expiring.
+HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
+
+#: lists: the last attempts to repair an engine as JSON, newest first, capped; and those that nobody was told of.
+REPAIRS, UNTOLD = f"{PREFIX}repairs", f"{PREFIX}repairs:untold"
+
+
+def orders(node: str) -> str:
+    """list: repairs that a node is to do, newest first, as JSON; expiring."""
+    return f"{PREFIX}orders:{node}"
+
+
+def mending(node: str) -> str:
+    """list: the repair that a node does now, as JSON; expiring."""
+    return f"{PREFIX}mending:{node}"
+
 
 def progress(task_id: str) -> str:
     """hash: part's task id → how much it did."""
@@ -97,6 +147,16 @@ def stream(task_id: str) -> str:
 def claims(worker: str) -> str:
     """hash: delivery tag → claim, see claim.lua."""
     return f"{PREFIX}claims:{worker}"
+
+
+def count(span: str, number: int | None = None) -> str:
+    """hash: what ended in a span of time, see counters.py; `minute` or `ten` has a number, `all` none."""
+    return f"{PREFIX}count:{span}" if number is None else f"{PREFIX}count:{span}:{number}"
+
+
+def held(worker: str) -> str:
+    """string, expiring: GB of its device that strangers hold."""
+    return f"{PREFIX}held:{worker}"
 
 
 def realtime(scope: str) -> str:

@@ -67,8 +67,9 @@ def spare(client: redis.Redis, worker: str, tag: str, queue: str) -> None:
 
 
 def counts(client: redis.Redis) -> dict[tuple[str, str], int]:
-    """How many jobs were preempted since the mesh began, by queue and worker."""
-    found = {text(name): int(count) for name, count in client.hgetall(keys.PREEMPTIONS).items()}
+    """How many jobs were preempted since the mesh began, by queue and worker. What is no count is left out."""
+    told = {text(name): text(count) for name, count in client.hgetall(keys.PREEMPTIONS).items()}
+    found = {name: int(count) for name, count in told.items() if count.isdecimal()}
     return {(queue, worker): found[name] for name in sorted(found) for queue, _, worker in [name.partition("|")]}
 
 

@@ -74,14 +74,22 @@ class Waiting:
 
 
 def depths(client: redis.Redis, queues: Iterable[str]) -> dict[str, int]:
-    """How many messages wait in each queue, over all its lists."""
+    """How many messages wait in each queue, over all its lists. A stranger's key of a list's name holds none."""
     names = list(queues)
     pipe = client.pipeline(transaction=False)
     for queue in names:
         for name in list_names(queue):
             pipe.llen(name)
-    counts = iter(pipe.execute())
+    counts = map(_length, pipe.execute(raise_on_error=False))
     return {queue: sum(next(counts) for _ in list_names(queue)) for queue in names}
+
+
+def _length(told: Any) -> int:
+    if isinstance(told, Exception):
+        if not str(told).startswith("WRONGTYPE"):
+            raise told
+        return 0
+    return int(told)
 
 
 def waiting(client: redis.Redis, queue: str) -> Iterator[Waiting]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 
 import redis
 
 from gpu_mesh.store.redis_binary import MIN_VERSION
 
-__all__ = ["BEFORE_HELLO", "is_too_old", "now", "version"]
+__all__ = ["BEFORE_HELLO", "is_too_old", "now", "offset", "version"]
 
 #: What is known of a server that does not know the command a client begins with; Redis 6 brought it.
 BEFORE_HELLO = "5 or older"
@@ -40,3 +42,13 @@ def now(client: redis.Redis) -> float:
     """Redis's clock, s since the epoch."""
     seconds, micros = client.time()
     return float(seconds) + float(micros) / 1e6
+
+
+def offset(client: redis.Redis, clock: Callable[[], float] = time.time) -> tuple[float, float]:
+    """Redis's clock, s since the epoch, and how far this machine's is before it, s: half of the round trip is taken
+    for the way there."""
+    client.ping()  # so that a connection is there
+    sent = clock()
+    theirs = now(client)
+    back = clock()
+    return theirs, (sent + back) / 2 - theirs

@@ -11,13 +11,15 @@ from celery.signals import worker_ready
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services.availability import reconcile as refuse
+from gpu_mesh.services.fleet import reconcile as judge
+from gpu_mesh.services.health import reconcile as check
 from gpu_mesh.services.usage import reconcile as follow_usage
 from gpu_mesh.services.windows import reconcile
 from gpu_mesh.settings import settings
 from gpu_mesh.store import nodes, ranking
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["availability", "begin", "tidy", "usage", "windows"]
+__all__ = ["alerts", "availability", "begin", "health", "line", "stats", "tidy", "usage", "windows"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,34 @@ def availability(self: Any) -> None:
 def usage() -> None:
     """Have internal work wait in peak hours while usage is high."""
     follow_usage(settings())
+
+
+@shared_task(name="mesh.health", bind=True, queue=CONTROL_QUEUE, ignore_result=True)
+def health(self: Any) -> None:
+    """Check all nodes, devices and watched addresses."""
+    check(self.app, settings())
+
+
+@shared_task(name="mesh.alerts", queue=CONTROL_QUEUE, ignore_result=True)
+def alerts() -> None:
+    """See what is wrong with the mesh as a whole, and tell of it."""
+    judge(settings())
+
+
+@shared_task(name="mesh.stats", queue=CONTROL_QUEUE, ignore_result=True)
+def stats() -> None:
+    """Report what ended lately, in the log and in Redis."""
+    from gpu_mesh.services.telling import tell_stats  # here: only one worker needs what it imports
+
+    tell_stats(settings())
+
+
+@shared_task(name="mesh.line", queue=CONTROL_QUEUE, ignore_result=True)
+def line() -> None:
+    """Say the mesh in one line of the log."""
+    from gpu_mesh.services.telling import tell_line
+
+    tell_line(settings())
 
 
 @worker_ready.connect

@@ -118,6 +118,6 @@ def test_finished_is_capped_newest_first(client: redis.Redis):
     client.lpush(keys.FINISHED, *old)
     done = claimed(client, "gpu0@a", "newest")
     for _ in range(2):
-        claims.ack(client, "gpu0@a", done.tag, journal=json.dumps({"id": "newest"}))
+        claims.ack(client, "gpu0@a", done.tag, ended=claims.Ended(json.dumps({"id": "newest"})))
     assert client.llen(keys.FINISHED) == claims.JOURNAL_KEPT
     assert [found["id"] for found in journal.finished(client, 2)] == ["newest", f"old {len(old) - 1}"]

@@ -19,7 +19,7 @@ from gpu_mesh.errors import ServiceUnavailable
 from gpu_mesh.services import availability, lookup
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store import availability as store
-from gpu_mesh.store import gates, keys, leases, server
+from gpu_mesh.store import cordons, gates, keys, leases, server
 from gpu_mesh.store.client import connect
 from gpu_mesh.tasks import control
 
@@ -173,11 +173,11 @@ class TestWhoIsThere:
         assert availability.nobody(world.client) == "no device is there"
         world.join("gpu0@n1")
         world.join("gpu0@n2")
-        gates.cordon(world.client, "n1", "repairs")
+        cordons.cordon(world.client, "n1", "drain", why="repairs")
         assert availability.nobody(world.client) is None
-        gates.cordon(world.client, "gpu0@n2", "repairs")
+        cordons.cordon(world.client, "gpu0@n2", "drain", why="repairs")
         assert availability.nobody(world.client) == "every device is cordoned"
-        gates.uncordon(world.client, "n1")
+        cordons.lift(world.client, "n1", "drain")
         assert availability.nobody(world.client) is None
         gates.close(world.client, "ai-realtime", "health", scope="gpu0@n1")
         assert availability.nobody(world.client) == "no device's engine answers"

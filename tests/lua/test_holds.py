@@ -48,7 +48,7 @@ class Holding(RuleBasedStateMachine):
         device = self.devices[which]
         device.queues = only
         held = held_back(self.live.values(), device.worker)
-        assert (HELD_QUEUE in holds.closed_to(self.client, device.worker)) is held
+        assert (HELD_QUEUE in holds.closed_to(self.client, device.worker).queues) is held
         claimed = device.claim()
         open_to_it = {queue for queue in self.waiting.values() if queue in only and not (held and queue == HELD_QUEUE)}
         best = min(open_to_it, key=GPU_QUEUES.index, default=None)
@@ -310,7 +310,7 @@ def test_a_job_of_two_holds_its_sibling_back_too(client, node):
     first.teams = {number: (1, [second.worker])}
     assert first.claim().siblings == (second.worker,)
     assert [hold.scope for hold in holds.holds(client)] == [first.worker, second.worker]
-    assert [holds.closed_to(client, device.worker) for device in node] == [{HELD_QUEUE}, {HELD_QUEUE}, set()]
+    assert [holds.closed_to(client, device.worker).queues for device in node] == [{HELD_QUEUE}, {HELD_QUEUE}, set()]
     assert first.ack(needs)
     assert client.keys(keys.realtime("*")) == []
 
@@ -323,7 +323,7 @@ def test_a_gate_closes_beside_a_hold(client, node):
     gates.close(client, HELD_QUEUE, "window")
     send(client, HELD_QUEUE)
     assert second.claim() is None
-    assert holds.closed_to(client, second.worker) == {HELD_QUEUE}
+    assert holds.closed_to(client, second.worker).queues == {HELD_QUEUE}
     woken(client)
     first.ack(tag)
     assert woken(client) == []

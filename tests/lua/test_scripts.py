@@ -10,7 +10,7 @@ from claiming import MAX_DELIVERIES, Device, envelope, new_tag, publish, send, t
 
 from gpu_mesh.domain.header import wrong_header
 from gpu_mesh.domain.queues import Band
-from gpu_mesh.store import claims, gates, leases, ranking
+from gpu_mesh.store import claims, cordons, gates, leases, ranking
 from gpu_mesh.store.scripts import script
 
 MISFITS = 10_000
@@ -35,15 +35,15 @@ def test_no_claim_without_lease_or_when_cordoned(client, device):
     tag = send(client)
     assert Device(client, "gpu1@node").claim() == claims.Refused("lease")
     for name in ("node", "gpu0@node"):
-        gates.cordon(client, name, "drained")
+        cordons.cordon(client, name, "drain", why="drained")
         assert device.claim() == claims.Refused("drained")
-        gates.uncordon(client, name)
+        cordons.lift(client, name, "drain")
     assert device.claim().tag == tag
 
 
 def test_a_refused_device_is_not_woken(client, device):
     assert device.claim() is None
-    gates.cordon(client, "node", "drained")
+    cordons.cordon(client, "node", "drain", why="drained")
     device.claim()
     assert client.keys("gpumesh:idle:*") == []
 

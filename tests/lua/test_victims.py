@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from gpu_mesh.domain.preemption import INTERACTIVE, PATIENCE_S, VICTIMS, Ask, Demand, Rules, Running, victims
 from gpu_mesh.domain.queues import Band
-from gpu_mesh.store import claims, gates, keys, leases, preemption, ranking
+from gpu_mesh.store import claims, cordons, gates, keys, leases, preemption, ranking
 
 WORKERS = {"gpu0@a": 8.0, "gpu1@a": 24.0, "gpu0@b": 24.0, "gpu1@b": 24.0}
 NEEDS = ({}, {"memory_gb": 16})
@@ -320,7 +320,7 @@ def test_another_is_asked_once_patience_is_over(client, busy):
 def test_where_the_queue_is_closed_nobody_yields(client, busy):
     """DESIGN §7: for what is closed to a worker, or while it is cordoned, its job would yield for nothing."""
     gates.close(client, "customer", "manual", scope="b")
-    gates.cordon(client, "gpu1@a", "test")
+    cordons.cordon(client, "gpu1@a", "drain", why="test")
     send(client, "customer")
     assert asked(client) == ["gpu0@a"]
     gates.close(client, "customer", "manual")

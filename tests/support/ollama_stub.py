@@ -419,4 +419,4 @@ def _seconds(keep_alive: Any) -> float | None:
 
 
 if __name__ == "__main__":
-    serve(OllamaStub())
+    serve(OllamaStub(int(sys.argv[1]) if len(sys.argv) > 1 else 0))

@@ -15,6 +15,7 @@ from waiting import wait_for
 
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.errors import BrokerUnavailable
+from gpu_mesh.store.holds import Closed
 from workers.consumers import Consumers, GateWatch, Notices
 
 #: A notice is followed at once, s: less than the timer takes.
@@ -126,9 +127,9 @@ def test_a_full_pipe_holds_up_no_job():
 def test_a_notice_is_followed_at_once():
     """And once more a moment later, when the parent has let go of what ended."""
     looks = threading.Semaphore(0)
-    closed = [frozenset[str](), frozenset({"ai-batch"}), frozenset[str]()]
+    closed = [Closed(), Closed(frozenset({"ai-batch"})), Closed()]
 
-    def read() -> frozenset[str]:
+    def read() -> Closed:
         looks.release()
         return closed[0]
 
@@ -151,9 +152,9 @@ def test_a_notice_is_followed_at_once():
 @pytest.mark.parametrize("error", [BrokerUnavailable("redis://db", "away"), ValueError("nonsense")])
 def test_what_was_known_last_holds_while_redis_is_away(error: Exception):
     """Nor does an error end the thread."""
-    answers: list[Any] = [frozenset({"ai-batch"}), error, frozenset()]
+    answers: list[Any] = [Closed(frozenset({"ai-batch"})), error, Closed()]
 
-    def read() -> frozenset[str]:
+    def read() -> Closed:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer

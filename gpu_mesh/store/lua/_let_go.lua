@@ -6,12 +6,12 @@
 
 -- The claim as a table, and its envelope; nothing when it is not the worker's.
 local function read_claim(worker, tag)
-  local got = call('HMGET', P .. 'claims:' .. worker, tag, '=' .. tag)
+  local got = call('HMGET', P .. 'claims:' .. worker, tag, '=' .. tag, '+' .. tag)
   if not got[1] then return end
   local f = {}
   for part in string.gmatch(got[1] .. '\t', '([^\t]*)\t') do f[#f + 1] = part end
   return {list = f[1], at = tonumber(f[2]), gated = tonumber(f[3]), deliveries = tonumber(f[4]), needs = f[5],
-    band = f[6], standby = f[8], task = f[9], tag = tag}, got[2]
+    band = f[6], standby = f[8], task = f[9], tag = tag, record = got[1], siblings = got[3]}, got[2]
 end
 
 -- The sibling devices of a job that is over may claim again.

@@ -112,6 +112,10 @@ if find(YIELDING, ',' .. best.queue .. ',', 1, true) then
   end
 end
 if best.saves_swap then call('HINCRBY', P .. 'stats', 'swaps_saved', 1) end
+if ARGV[6] ~= '' and not find(ARGV[6], best.key, 1, true) and not find(ARGV[7], best.key, 1, true) then
+  local siblings, outcome, model, ran = nil, 'swap', '', 0
+--@include _ended
+end
 if best.siblings ~= '' then
   call('HSET', claims, '+' .. tag, best.siblings)
   for sibling in string.gmatch(best.siblings, '[^,]+') do

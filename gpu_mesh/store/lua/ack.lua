@@ -2,6 +2,8 @@
 --
 -- ARGV[1]  worker        ARGV[2]  delivery tag
 -- ARGV[3]  how it ended, for the journal; "" for nothing        ARGV[4]  entries that the journal keeps, about
+-- ARGV[5]  how it ended, for the statistics; "" or none for what is not counted
+-- ARGV[6]  its model, "" for none        ARGV[7]  how long it ran, µs; "": since it was claimed
 -- returns  1, or 0 when the claim was not this worker's any more
 --
 -- gpumesh:finished  list  how the last tasks ended, newest first
@@ -29,5 +31,9 @@ if queue and string.find(YIELDING, ',' .. queue .. ',', 1, true) then
 elseif queue and string.find(REALTIME, ',' .. queue .. ',', 1, true) then
   local siblings = got[2]
 --@include _resume
+end
+if (ARGV[5] or '') ~= '' and got[1] then
+  local record, siblings, outcome, model, ran = got[1], got[2], ARGV[5], ARGV[6], ARGV[7]
+--@include _ended
 end
 return 1

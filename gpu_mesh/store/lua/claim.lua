@@ -28,7 +28,7 @@
 -- gpumesh:gather   hash  node → the job its idle devices are kept for: group, id, rank, until, not again before
 -- gpumesh:state    hash  what closes claims, see gate.lua:
 --                        :*, :<node>, :<worker> → queues closed in that scope, with commas
---                        !<node>, !<worker> → why it is cordoned
+--                        !<node>, !<worker> → why it is cordoned, see cordon.lua
 --                        +<worker> → worker and delivery tag, of the job its device serves
 --                        =looked → when strangers' messages were looked for
 --

@@ -11,6 +11,7 @@
 --@realtime
 --@include _let_go
 --@include _give_back
+--@include _tell
 
 -- The first write needs no memory: this works on a Redis that is full.
 call('DEL', P .. 'nothing')
@@ -29,6 +30,7 @@ for _, worker in ipairs(dead) do
       local m, raw = read_claim(worker, tag)
       let_go(worker, tag)
       local outcome = give_back(worker, m, raw, tonumber(ARGV[2]))
+      tell(worker, m, raw, outcome == 'dead' and 'dead' or 'lost')
       for _, part in ipairs({worker, m.task, m.list, outcome}) do told[#told + 1] = part end
     end
   end

@@ -12,6 +12,7 @@
 --@realtime
 --@include _let_go
 --@include _give_back
+--@include _tell
 
 local m, raw = read_claim(ARGV[1], ARGV[2])
 if not m then return {0} end
@@ -22,4 +23,7 @@ if ARGV[5] == '1' then
   call('EXPIRE', P .. 'preempted:' .. m.tag, ARGV[6])
   call('HINCRBY', P .. 'preemptions', queue_of(m.list) .. '|' .. ARGV[1], 1)
 end
-return {1, m.list, give_back(ARGV[1], m, raw, tonumber(ARGV[4]))}
+local became = give_back(ARGV[1], m, raw, tonumber(ARGV[4]))
+local why = ARGV[5] == '1' and 'preempted' or ARGV[3] == '1' and 'handed_back' or 'lost'
+tell(ARGV[1], m, raw, became == 'dead' and 'dead' or why)
+return {1, m.list, became}

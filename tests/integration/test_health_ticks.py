@@ -1,0 +1,336 @@
+"""What a look at the mesh leads to: `services.health.tick`, driven by hand (SPEC H1-H5, F4; DESIGN §8)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from gpu_mesh.domain.checkup import Endpoint
+from gpu_mesh.domain.device import Device, DeviceKind
+from gpu_mesh.domain.health import State
+from gpu_mesh.services import health
+from gpu_mesh.services.health import Answer, Seen
+from gpu_mesh.services.judge import Judge
+from gpu_mesh.settings import settings
+from gpu_mesh.store import cordons, keys, nodes, repairs, server
+from gpu_mesh.store import health as store
+from gpu_mesh.store.client import connect
+
+#: As the settings have it, s.
+EVERY_S = 30.0
+OLLAMA = {"name": "ollama", "url": "http://127.0.0.1:11434", "reachable": True, "ms": 7.0, "models": ["gemma4:e4b"]}
+SYSTEM = {"load": 0.3, "memory": 0.5, "disk": 0.4, "skew_s": 0.0}
+
+
+def report(**parts: Any) -> dict[str, Any]:
+    return {"system": SYSTEM, "device": {"temperature_c": 50.0}, "engines": [OLLAMA], **parts}
+
+
+class World:
+    """Two nodes of a device each, as the test says they are."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.now = server.now(client)
+        self.nodes = {name: nodes.NodeEntry(_node(name), self.now, 1.0, False) for name in ("n1", "n2")}
+        self.reports: dict[str, dict[str, Any] | None] = {"gpu0@n1": report(), "gpu0@n2": report()}
+        self.living = {"gpu0@n1", "gpu0@n2"}
+        self.endpoints: list[Endpoint] = []
+
+    def say(self, worker: str, **parts: Any) -> None:
+        """It reports this from now on."""
+        self.reports[worker] = report(**parts)
+
+    def hush(self, worker: str) -> None:
+        """It answers nothing, and its lease is over."""
+        self.reports[worker] = None
+        self.living.discard(worker)
+
+    def node(self, name: str, **changes: Any) -> None:
+        told = {"seen_at": self.now, "silent_s": 1.0, "left": False, **changes}
+        self.nodes[name] = nodes.NodeEntry(_node(name), **told)
+
+    def check(self, times: int = 1, seconds: float = EVERY_S) -> None:
+        for _ in range(times):
+            self.now += seconds
+            answers = {worker: Answer(told, 4.0) for worker, told in self.reports.items() if told is not None}
+            seen = Seen(list(self.nodes.values()), frozenset(self.living), answers, self.endpoints)
+            health.tick(self.client, settings(), self.now, seen)
+
+    def state(self, kind: str = store.DEVICE, name: str = "gpu0@n1") -> State | None:
+        found = store.checked(self.client, kind, name)
+        return None if found is None else found.health.state
+
+    def ill(self) -> dict[str, str]:
+        return cordons.cordoned(self.client)
+
+
+def _node(name: str) -> nodes.Node:
+    device = Device(name="gpu0", node=name, kind=DeviceKind.NVIDIA, gpu_type="RTX 4090", memory_gb=24.0)
+    return nodes.Node(name=name, role="compute", host=name, version="1", devices=(device,))
+
+
+@pytest.fixture
+def world(broker: str) -> Iterator[World]:
+    """Everybody was found well."""
+    with connect(settings()) as client:
+        found = World(client)
+        found.check()
+        yield found
+
+
+def silent(**engine: Any) -> list[dict[str, Any]]:
+    return [{**OLLAMA, "reachable": False, "ms": 1.0, "models": [], "error": "connection refused", **engine}]
+
+
+def test_who_is_well(world: World):
+    """H3: everything an operator asks of a node."""
+    found = store.all_checked(world.client)
+    assert {name: one.health.state for name, one in found.items()} == dict.fromkeys(
+        ("device:gpu0@n1", "device:gpu0@n2", "node:n1", "node:n2"), State.HEALTHY
+    )
+    one = found["device:gpu0@n1"]
+    assert (one.response_ms, one.models) == (7.0, ("gemma4:e4b",))
+    assert (one.health.success_rate, one.health.score, one.health.strikes) == (100.0, 100.0, 0)
+    assert one.health.checked_at == world.now
+    assert found["node:n1"].report == SYSTEM
+    assert world.ill() == {}
+
+
+def test_a_silent_engine_is_three_strikes(world: World):
+    """H2, H5: unhealthy at the third failed check, and claims nothing until it answers."""
+    world.say("gpu0@n1", engines=silent())
+    for state in (State.DEGRADED, State.DEGRADED):
+        world.check()
+        assert (world.state(), world.ill()) == (state, {})
+    world.check()
+    assert world.state() is State.UNHEALTHY
+    assert world.ill() == {"gpu0@n1": "connection refused (3 strikes)"}
+    assert cordons.all_cordons(world.client)[0].yield_s == health.YIELD_S
+    world.check(2)
+    assert world.state() is State.OFFLINE
+    assert world.state(name="gpu0@n2") is State.HEALTHY
+    world.say("gpu0@n1")
+    world.check()
+    assert (world.state(), world.ill()) == (State.HEALTHY, {})
+
+
+def test_a_gpu_off_the_bus_is_unhealthy_at_once(world: World):
+    """DESIGN §9; F4: what runs there moves."""
+    world.say("gpu0@n1", device={"error": "gpu0 fell off the bus", "hard": True})
+    world.check()
+    assert world.state() is State.UNHEALTHY
+    assert list(world.ill()) == ["gpu0@n1"]
+
+
+def test_a_drain_outlives_an_illness(world: World):
+    cordons.cordon(world.client, "gpu0@n1", "drain", why="for ann")
+    world.say("gpu0@n1", device={"error": "lost", "hard": True})
+    world.check()
+    world.say("gpu0@n1")
+    world.check()
+    assert world.ill() == {"gpu0@n1": "for ann"}
+
+
+def test_a_machine_that_vanishes(world: World, caplog: pytest.LogCaptureFixture):
+    """F1, H5: node and device fail; one alert tells of both."""
+    caplog.set_level(logging.INFO, "gpu_mesh.services.alerts")
+    world.hush("gpu0@n1")
+    for silent_s in (25.0, 55.0, 85.0):
+        world.node("n1", silent_s=silent_s)
+        world.check()
+    assert (world.state(), world.state(store.NODE, "n1")) == (State.UNHEALTHY, State.UNHEALTHY)
+    assert world.state(store.NODE, "n2") is State.HEALTHY
+    told = [record for record in caplog.records if getattr(record, "action", "") == "alert"]
+    assert {getattr(record, "rule", None) for record in told} == {"node"}
+    # What it said last is kept for whoever looks why.
+    found = store.checked(world.client, store.DEVICE, "gpu0@n1")
+    assert found is not None
+    assert found.report["device"] == {"temperature_c": 50.0}
+    assert found.models == ("gemma4:e4b",)
+
+
+def test_a_node_whose_workers_answer_is_there(world: World):
+    """Only its registration is late: its supervisor is, not the machine."""
+    world.node("n1", silent_s=60.0)
+    world.check(3)
+    assert world.state(store.NODE, "n1") is State.HEALTHY
+
+
+def test_who_leaves_in_order_is_not_ill(world: World):
+    world.say("gpu0@n1", device={"error": "lost", "hard": True})
+    world.check()
+    world.hush("gpu0@n1")
+    world.node("n1", left=True)
+    world.check(3)
+    assert (world.state(), world.state(store.NODE, "n1"), world.ill()) == (None, None, {})
+    world.node("n1")
+    world.living.add("gpu0@n1")
+    world.say("gpu0@n1")
+    world.check()
+    assert world.state() is State.HEALTHY
+
+
+def test_after_a_pause_nobody_is_ill_for_his_silence(world: World):
+    """DESIGN §6: Redis was away, the nodes had no chance to be heard of. A GPU that is lost is lost all the same."""
+    world.hush("gpu0@n1")
+    world.node("n1", silent_s=600.0)
+    world.say("gpu0@n2", device={"error": "lost", "hard": True})
+    world.check(seconds=600.0)
+    assert (world.state(), world.state(store.NODE, "n1")) == (State.HEALTHY, State.HEALTHY)
+    assert world.state(name="gpu0@n2") is State.UNHEALTHY
+    world.check()
+    assert (world.state(), world.state(store.NODE, "n1")) == (State.DEGRADED, State.DEGRADED)
+
+
+def test_an_address_that_is_only_watched(world: World):
+    """Issue 6: a remote Ollama behind a tunnel, no worker of ours."""
+    world.endpoints = [Endpoint("a40", "http://a40:11434", 80.0, None, ("big",))]
+    world.check()
+    found = store.checked(world.client, store.ENDPOINT, "a40")
+    assert found is not None
+    assert (found.response_ms, found.models, found.url) == (80.0, ("big",), "http://a40:11434")
+    world.endpoints = [Endpoint("a40", "http://a40:11434", 5000.0, "timed out")]
+    world.check(3)
+    assert world.state(store.ENDPOINT, "a40") is State.UNHEALTHY
+    assert world.ill() == {}
+    world.endpoints = []
+    world.check()
+    assert world.state(store.ENDPOINT, "a40") is None
+
+
+def test_a_tunnel_that_flaps_is_told_of_once(world: World, caplog: pytest.LogCaptureFixture):
+    """Issue 6: flapping is damped."""
+    caplog.set_level(logging.INFO, "gpu_mesh.services.alerts")
+    for _ in range(6):
+        world.say("gpu0@n1", engines=silent())
+        world.check()
+        world.say("gpu0@n1")
+        world.check()
+    assert world.state() is State.DEGRADED
+    assert world.ill() == {}
+    flapping = [one for one in caplog.records if getattr(one, "rule", "") == "flapping"]
+    assert len(flapping) == 1
+    world.check(12)
+    assert world.state() is State.HEALTHY
+
+
+def test_what_is_spoilt_by_hand_is_checked_anew(world: World):
+    world.client.hset(keys.HEALTH, mapping={"device:gpu0@n1": "no json", "node:n1": "[]", "device:x@y": "{}"})
+    world.check()
+    assert (world.state(), world.state(store.NODE, "n1")) == (State.HEALTHY, State.HEALTHY)
+
+
+def test_one_check_at_a_time(world: World):
+    """Two leads, or a message that came late: nobody gets two strikes for one failure."""
+    assert store.may_check(world.client, 60.0)
+    assert not store.may_check(world.client, 60.0)
+
+
+def test_placement_prefers_who_is_well(world: World):
+    """SPEC P2: who is degraded scores half, and what is woken first by a publish is who is well."""
+    device = world.nodes["n1"].node.devices[0]
+    now = [0.0]
+    judge = Judge(settings(), device.worker, device, lambda call, *args: call(world.client, *args), lambda: now[0])
+    judge.judge("7", "{}")
+    [(_, well)] = world.client.zrange(keys.ranking("7", "normal"), 0, -1, withscores=True)
+    world.say("gpu0@n1", device={"warnings": ["it throttles"]})
+    world.check()
+    now[0] += 60.0
+    judge.refresh()
+    [(_, degraded)] = world.client.zrange(keys.ranking("7", "normal"), 0, -1, withscores=True)
+    # The node's load moves the score a little too.
+    assert degraded < 0.7 * well
+
+
+def orders(world: World) -> list[tuple[str, str, int]]:
+    return [(one.worker, one.engine_url, one.attempt) for one in repairs.pending(world.client, "n1")]
+
+
+def end(world: World, outcome: str, **more: Any) -> None:
+    """The node does what it was ordered."""
+    order = repairs.take(world.client, "n1", 1)
+    assert order is not None
+    repairs.record(
+        world.client, repairs.Repair(order=order, outcome=outcome, why="so it is", ended_at=world.now, **more)
+    )
+
+
+class TestRecovery:
+    """H4: its node restarts the engine of an unhealthy device."""
+
+    def test_at_once_and_then_with_pauses(self, world: World):
+        """Not before it is unhealthy; one at a time; 0, 10, 20, 40 s …"""
+        world.say("gpu0@n1", engines=silent())
+        world.check(2)
+        assert orders(world) == []
+        world.check()
+        assert orders(world) == [("gpu0@n1", OLLAMA["url"], 1)]
+        world.check()
+        assert len(orders(world)) == 1
+        end(world, repairs.FAILED)
+        world.check(seconds=5.0)
+        assert orders(world) == []
+        world.check(seconds=5.0)
+        assert orders(world) == [("gpu0@n1", OLLAMA["url"], 2)]
+        end(world, repairs.FAILED)
+        world.check(seconds=19.0)
+        assert orders(world) == []
+        world.check(seconds=1.0)
+        assert orders(world) == [("gpu0@n1", OLLAMA["url"], 3)]
+
+    def test_a_new_trouble_begins_anew(self, world: World):
+        world.say("gpu0@n1", engines=silent())
+        world.check(3)
+        end(world, repairs.RECOVERED)
+        world.say("gpu0@n1")
+        world.check()
+        world.say("gpu0@n1", engines=silent())
+        world.check(3)
+        assert orders(world) == [("gpu0@n1", OLLAMA["url"], 1)]
+
+    @pytest.mark.parametrize(
+        "parts",
+        [
+            {"engines": silent(), "device": {"error": "fell off the bus", "hard": True}},
+            {"engines": silent(), "device": {"faults": ["row not remapped"]}},
+            {"device": {"error": "fell off the bus", "hard": True}},
+        ],
+    )
+    def test_never_for_the_hardware(self, world: World, parts: dict[str, Any]):
+        """DESIGN §9: no restart loop."""
+        world.say("gpu0@n1", **parts)
+        world.check(10)
+        assert world.state() is State.OFFLINE
+        assert orders(world) == []
+
+    def test_nor_for_a_machine_that_is_gone(self, world: World):
+        world.say("gpu0@n1", engines=silent())
+        world.check()
+        world.hush("gpu0@n1")
+        world.node("n1", silent_s=90.0)
+        world.check(5)
+        assert orders(world) == []
+
+    def test_what_did_not_help_is_told_once(self, world: World, caplog: pytest.LogCaptureFixture):
+        caplog.set_level(logging.INFO, "gpu_mesh.services.alerts")
+        world.say("gpu0@n1", engines=silent())
+        world.check(3)
+        end(world, repairs.FAILED, output=("ollama: no such model store",))
+        world.check(2)
+        [told] = [one for one in caplog.records if getattr(one, "rule", "") == "recovery"]
+        assert told.levelno == logging.ERROR
+        for words in ("attempt 1", "so it is", "no such model store"):
+            assert words in told.getMessage()
+
+    def test_what_is_spoilt_by_hand_is_left_out(self, world: World):
+        for key in (keys.UNTOLD, keys.REPAIRS, keys.orders("n1"), keys.mending("n1")):
+            world.client.lpush(key, "no json", "{}", "[]")
+        world.say("gpu0@n1", engines=silent())
+        world.check(3)
+        assert orders(world) == [("gpu0@n1", OLLAMA["url"], 1)]
+        assert world.client.llen(keys.UNTOLD) == 0
