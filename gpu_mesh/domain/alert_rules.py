@@ -15,14 +15,14 @@ class Rule:
     levels: tuple[str, ...]
 
 
-_ERROR, _WARNING, _CRITICAL, _INFO = ("ERROR",), ("WARNING",), ("CRITICAL",), ("INFO",)
+_ERROR, _WARNING, _CRITICAL = ("ERROR",), ("WARNING",), ("CRITICAL",)
 #: By name.
 RULES: dict[str, Rule] = {
     "device": Rule("health", _WARNING + _ERROR + _CRITICAL),
     "node": Rule("health", _WARNING + _ERROR + _CRITICAL),
     "endpoint": Rule("health", _WARNING + _ERROR + _CRITICAL),
     "flapping": Rule("health", _WARNING),
-    "recovery": Rule("health", _INFO + _ERROR),
+    "recovery": Rule("health", _WARNING + _ERROR),
     "disconnected": Rule("fleet", _ERROR),
     "failures": Rule("fleet", _ERROR),
     "backlog": Rule("fleet", _WARNING),

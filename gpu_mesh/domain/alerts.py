@@ -15,12 +15,26 @@ from enum import IntEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
-__all__ = ["Alert", "Change", "Level", "Notice", "Silence", "Standing", "Window", "cleared", "posted", "summaries"]
+__all__ = [
+    "Alert",
+    "Change",
+    "Level",
+    "Notice",
+    "Silence",
+    "Standing",
+    "Window",
+    "cleared",
+    "is_known",
+    "posted",
+    "summaries",
+]
 
 #: Longest words that are kept, characters.
 TEXT_KEPT, NAME_KEPT = 1000, 200
 #: How long a level must have been lower until its rise is told again, s: what goes up and down is told once.
 CALM_S = 600.0
+#: How long the words of an alert that is posted again and again may be old, s.
+FRESH_S = 60.0
 #: Of one rule and level so many are told within so long, s.
 PASSED, WINDOW_S = 5, 600.0
 #: Subjects that a line of the others names, and that are kept for it.
@@ -158,6 +172,12 @@ class Change:
     notices: tuple[Notice, ...] = ()
     #: Whether the log has not had it yet.
     is_news: bool = False
+
+
+def is_known(before: Standing, alert: Alert, now: float) -> bool:
+    """Whether posting the alert tells nothing and changes nothing that matters: most posts do neither."""
+    same = before.level is alert.level and before.told >= alert.level and not before.lower_since
+    return same and 0 <= now - before.seen_at < FRESH_S
 
 
 def posted(

@@ -128,7 +128,7 @@ class Messenger:
         try:
             if self._stopped:
                 process.kill()
-            said, _ = process.communicate(json.dumps(asked), timeout=deadline_s)
+            said, _ = process.communicate(json.dumps({**asked, "within_s": deadline_s}), timeout=deadline_s)
         except subprocess.TimeoutExpired:
             process.kill()
             said = _rest(process)

@@ -2,18 +2,21 @@
 
 Standard input is one JSON object, standard output a JSON object in each line:
 
-    {"channels": [{"key", "url", "messages": [{"id", "title", "body", "type"}, …]}, …]}
+    {"within_s", "channels": [{"key", "url", "messages": [{"id", "title", "body", "type"}, …]}, …]}
         → {"channel", "id", "error"} for each message as it is done, error null for one that was sent
-    {"check": [url, …]}
+    {"within_s", "check": [url, …]}
         → {"check": [is it one that apprise knows, …]}
 
-Each channel has a thread of its own. apprise and all its plugins, 45 MB, are gone when it ends.
+It ends within that time, whatever becomes of who started it. Each channel has a thread of its own. apprise and all
+its plugins, 45 MB, are gone when it ends.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import signal
 import sys
 import threading
 from typing import Any
@@ -21,6 +24,9 @@ from typing import Any
 __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
+
+#: Who started it kills it first, s.
+SPARE_S = 5
 
 
 class _Said(logging.Handler):
@@ -41,6 +47,7 @@ class _Said(logging.Handler):
 def main() -> None:
     """Do what standard input asks for."""
     asked = json.load(sys.stdin)
+    signal.alarm(math.ceil(asked["within_s"]) + SPARE_S)
     import apprise
 
     said = _Said()

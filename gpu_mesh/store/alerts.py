@@ -44,6 +44,13 @@ class Past:
 
 def post(client: redis.Redis, alert: Alert) -> Change:
     """Enter an alert; what that changed. Its notices are in the outbox by then."""
+    pipe = client.pipeline(transaction=False)
+    pipe.hget(keys.ALERTS, _field(alert.rule, alert.subject))
+    pipe.time()
+    raw, (seconds, micros) = pipe.execute()
+    known = _loaded(raw, Standing.from_dict)
+    if known is not None and rules.is_known(known, alert, float(seconds) + float(micros) / 1e6):
+        return Change(standing=known)
 
     def change(held: Standing | None, now: float, windows: dict[Level, Window], quiet: list[Silence]) -> Change:
         return rules.posted(held, alert, now, windows, quiet)

@@ -35,7 +35,7 @@ GPU0, GPU1 = f"gpu0@{NODE}", f"gpu1@{NODE}"
 
 @dataclass
 class Node:
-    """A lead with two NVIDIA GPUs. The first is bound to an Ollama, the second to one that the node starts itself."""
+    """One with two NVIDIA GPUs. The first is bound to an Ollama, the second to one that the node starts itself."""
 
     gpus: Gpus
     stub: OllamaStub
@@ -71,14 +71,17 @@ def node(tmp_path_factory: pytest.TempPathFactory, empty_redis: object) -> Itera
         env = {
             **gpus.env,
             "NODE_NAME": NODE,
-            "NODE_ROLE": "lead",
             "GPU_MESH_ENGINE_URLS": f"gpu0={stub.url},gpu1={own_url}",
             "GPU_MESH_ENGINE_RESTART": f"gpu1={shlex.join([sys.executable, str(program), str(port)])}",
             "GPU_MESH_HEALTH_EVERY_S": "0.5",
         }
-        with gpu_mesh("worker", "--devices", "nvidia", log=log, ready=f"{GPU0} ready", env=env, stop=False) as process:
-            for name in ("gpu1", "control", "cpu"):
-                wait_for(lambda name=name: f"{name}@{NODE} ready" in log.read_text(), f"{name} in {log}", START_S)
+        # Without beat: nobody checks, and has the engines restarted.
+        with (
+            gpu_mesh("worker", "--devices", "nvidia", log=log, ready=f"{GPU0} ready", env=env, stop=False) as process,
+            gpu_mesh("control", log=folder / "control.log", ready=f"control@{NODE} ready", env=env),
+        ):
+            for name, told in ((GPU1, log), (f"cpu@{NODE}", folder / "control.log")):
+                wait_for(lambda name=name, told=told: f"{name} ready" in told.read_text(), f"{name} in {told}", START_S)
             yield Node(gpus, stub, own_url, log, process)
 
 

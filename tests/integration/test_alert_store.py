@@ -13,7 +13,7 @@ from redis_servers import RedisServer, running
 
 from gpu_mesh.domain.alerts import PASSED, Alert, Level, Notice
 from gpu_mesh.errors import BrokerUnavailable
-from gpu_mesh.services import alerts
+from gpu_mesh.services import alerts, recent_alerts
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store import alerts as store
 from gpu_mesh.store import keys, outbox, server
@@ -144,3 +144,17 @@ def test_redis_is_away(tmp_path, caplog: pytest.LogCaptureFixture):
         with pytest.raises(BrokerUnavailable):
             alerts.clear(client, "device", "gpu0@n1", "answers")
         client.close()
+
+
+def test_what_interfaces_show(client: redis.Redis):
+    """H8: what stands, the gravest first, and what ended within five minutes."""
+    alerts.post(client, alert("n1"))
+    alerts.post(client, alert("n2", Level.CRITICAL))
+    alerts.post(client, alert("n3"))
+    alerts.clear(client, "device", "n3", "answers")
+    now = server.now(client)
+    found = recent_alerts.recent(client, now)
+    assert [(one.subject, one.level, one.over_at is None) for one in found] == [
+        ("n2", "CRITICAL", True), ("n1", "ERROR", True), ("n3", "ERROR", False),
+    ]  # fmt: skip
+    assert [one.subject for one in recent_alerts.recent(client, now + recent_alerts.LATELY_S + 1)] == ["n2", "n1"]

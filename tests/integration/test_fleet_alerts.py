@@ -208,7 +208,7 @@ def test_realtime_work_is_refused(client: redis.Redis):
 
 
 def test_redis_is_nearly_full(tmp_path: Path):
-    """DESIGN §9: told before it is full, and posted while it is."""
+    """DESIGN §9: told before it is full, while it can still be written."""
     with running(RedisServer(tmp_path, "maxmemory 12mb")) as own, own.client() as client:
         current = Settings(broker_url=own.url)
         outbox.announce(client)
@@ -236,6 +236,6 @@ def test_one_rule_that_cannot_be_judged_keeps_the_others(client: redis.Redis, ca
     """A stranger's key."""
     join(client)
     silence(client)
-    client.set("ai-batch", "no list")
+    client.set(keys.DEAD, "no list")
     assert judged(client).keys() == {("disconnected", "n1")}
-    assert "rule backlog cannot be judged" in caplog.text
+    assert "rule dead cannot be judged" in caplog.text

@@ -19,6 +19,7 @@ from gpu_mesh.domain.alerts import (
     Standing,
     Window,
     cleared,
+    is_known,
     posted,
     summaries,
 )
@@ -97,6 +98,23 @@ def test_a_rise_after_a_calm_is_told_anew(world: World):
         assert world.post(level=WARNING, after_s=30) == []
     (told,) = world.post(level=CRITICAL, after_s=30)
     assert (told.kind, told.since) == ("raised", 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("level", "after_s", "known"),
+    [(ERROR, 30.0, True), (CRITICAL, 30.0, False), (WARNING, 30.0, False), (ERROR, 60.0, False), (ERROR, -9.0, False)],
+)
+def test_what_is_posted_again_is_known(world: World, level: Level, after_s: float, known: bool):
+    """H9: nothing is written for it, but now and then its words; never where something may have to be told."""
+    world.post(level=ERROR)
+    again = Alert(rule=RULE, subject="n1", level=level, text="away still")
+    assert is_known(world.standing["n1"], again, world.now + after_s) is known
+
+
+def test_what_is_not_told_yet_is_not_known(world: World):
+    world.silences = [Silence(id="1", rule="*")]
+    world.post()
+    assert not is_known(world.standing["n1"], Alert(rule=RULE, subject="n1", level=ERROR, text=""), world.now)
 
 
 def test_its_end_is_told_to_whom_it_was_told(world: World):
