@@ -18,6 +18,7 @@ from benchmarks import (
     failover,
     fleet,
     gate_races,
+    idle,
     realtime,
     redis_restart,
     storm,
@@ -38,6 +39,7 @@ BENCHMARKS: Mapping[str, Callable[[], Rows]] = {
     "fleet": fleet.run,
     "realtime": realtime.run,
     "gate_races": gate_races.run,
+    "idle": idle.run,
 }
 
 

@@ -102,6 +102,7 @@ GOALS: Mapping[str, Goal] = {
     "batch_work_lost_pct": _value(2, 0.5),
     "resume_to_claim_s": _value(0.5, 0.05),
     "gate_races": _value(0, 0),
+    "idle_cpu_control_plane_pct": _value(1, 0.5),
     "fleet10_dispatch_p99_ms": _value(100, 10),
 }
 

@@ -92,6 +92,10 @@ class MeshCelery(Celery):
             self._notices.tell(options.get("queue"))
         return sent
 
+    def broker_answered(self) -> None:
+        """Redis was just heard of: a send need not look first."""
+        self._checked_at = time.monotonic()
+
     def _check_broker(self) -> None:
         """Find a broker that is away or refuses us within the submit's limit.
 

@@ -180,6 +180,7 @@ class Scheduler(beat.Scheduler):
         sent = copy.copy(entry)
         sent.options = {**entry.options, "headers": {**(entry.options.get("headers") or {}), store.FIRING: firing}}
         beat.logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
+        self.app.broker_answered()  # as it said who leads
         try:
             self.apply_async(sent, producer=self.producer, advance=False)
         except Exception as exc:

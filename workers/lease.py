@@ -151,8 +151,9 @@ class Lease:
         self._reconciled = time.monotonic()
         try:
             with mapped_errors(self._settings):
-                windows.reconcile(self._client, self._settings)
-                drains.sweep(self._client, server.now(self._client))
+                now = server.now(self._client)
+                windows.tick(self._client, self._settings, now)
+                drains.sweep(self._client, now)
         except BrokerUnavailable:
             raise
         except Exception:

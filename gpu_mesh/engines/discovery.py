@@ -111,9 +111,10 @@ def identify(url: str, kinds: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT
         import httpcore  # noqa: F401  # httpx does with its first client
         import httpx
 
-    limits = httpx.Timeout(timeout_s)
+        limits = httpx.Timeout(timeout_s)
+        made = httpx.Client(timeout=limits, trust_env=not failures.is_loopback(url), follow_redirects=True)
     try:
-        with httpx.Client(timeout=limits, trust_env=not failures.is_loopback(url), follow_redirects=True) as client:
+        with made as client:
             is_ollama = isinstance(_field(client, f"{url.rstrip('/')}/api/version", "version"), str)
             if is_ollama and "ollama" in kinds:
                 return "ollama"

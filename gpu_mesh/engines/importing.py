@@ -1,7 +1,7 @@
-"""Imports in threads of a process that forks.
+"""What a thread of a process that forks must not be in the middle of at the fork.
 
-Python locks a module while it is imported. A child that is forked meanwhile inherits the lock, and nobody who would let
-go of it: its own import of the module waits for ever.
+Python locks a module while it is imported, OpenSSL its own data while it makes a context or speaks with a server. A
+child that is forked meanwhile inherits the lock, and nobody who would let go of it: it waits for ever.
 """
 
 from __future__ import annotations
@@ -9,22 +9,30 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-__all__ = ["unforked"]
+from gpu_mesh.engines.base import Engine, EngineStatus
 
-_lock = threading.Lock()
+__all__ = ["check_unforked", "unforked"]
+
+_lock = threading.RLock()
 
 
 @contextmanager
 def unforked() -> Iterator[None]:
-    """For imports that any thread may do: meanwhile this process does not fork. The block must not fork either."""
+    """For what any thread may do: meanwhile this process does not fork. The block must not fork either."""
     with _lock:
         # With the first client of an engine, certifi imports them in its turn.
         import importlib.readers
         import importlib.resources.readers  # noqa: F401
 
         yield
+
+
+def check_unforked(engine: Engine) -> EngineStatus:
+    """`engine.check()` in a thread beside the one that forks: over TLS no fork comes between."""
+    with unforked() if (engine.url or "").startswith("https:") else nullcontext():
+        return engine.check()
 
 
 if hasattr(os, "register_at_fork"):

@@ -197,18 +197,19 @@ class OllamaEngine:
             import httpx
             import ollama
 
-        limits = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
-        return ollama.Client(self.url, timeout=limits, trust_env=not failures.is_loopback(self.url))
+            limits = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
+            return ollama.Client(self.url, timeout=limits, trust_env=not failures.is_loopback(self.url))
 
     def _plain_client(self) -> httpx.Client:
-        import httpx
+        with unforked():
+            import httpx
 
-        return httpx.Client(
-            headers=_gate_key(),
-            timeout=self._check_timeout_s,
-            trust_env=not failures.is_loopback(self.url),
-            follow_redirects=True,
-        )
+            return httpx.Client(
+                headers=_gate_key(),
+                timeout=self._check_timeout_s,
+                trust_env=not failures.is_loopback(self.url),
+                follow_redirects=True,
+            )
 
     def _keep(self, keep_alive_s: float | None) -> float | None:
         return self._keep_alive_s if keep_alive_s is None else keep_alive_s

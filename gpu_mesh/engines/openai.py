@@ -164,14 +164,14 @@ class OpenAIEngine:
             import httpcore  # noqa: F401  # its client does
             import openai
 
-        limits = openai.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
-        client = openai.OpenAI(
-            base_url=api_url(self._url),
-            api_key=self._key or NO_KEY,
-            max_retries=0,
-            timeout=limits,
-            http_client=openai.DefaultHttpxClient(timeout=limits, trust_env=not failures.is_loopback(self._url)),
-        )
+            limits = openai.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
+            client = openai.OpenAI(
+                base_url=api_url(self._url),
+                api_key=self._key or NO_KEY,
+                max_retries=0,
+                timeout=limits,
+                http_client=openai.DefaultHttpxClient(timeout=limits, trust_env=not failures.is_loopback(self._url)),
+            )
         # From the environment: meant for OpenAI itself.
         client.organization = client.project = None
         return client

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from gpu_mesh.domain.availability import REALTIME_QUEUE
 from gpu_mesh.domain.device import Device
 from gpu_mesh.engines import Engine, engines_for
+from gpu_mesh.engines.importing import check_unforked
 from gpu_mesh.services.gates import HEALTH
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import availability, gates, server
@@ -32,7 +33,7 @@ def silent_engine(device: Device, settings: Settings, engines: EnginesOf = engin
     """What is wrong with an engine of the device that is known to be at an address and does not answer; None where all
     answer, or none is known."""
     remote = [engine for engine in engines(device, settings) if engine.url is not None]
-    found = (engine.check() for engine in remote)
+    found = map(check_unforked, remote)
     return next((status.error or "it does not answer" for status in found if not status.reachable), None)
 
 

@@ -28,6 +28,7 @@ from gpu_mesh.engines import Engine, engines_for
 from gpu_mesh.engines.base import EngineStatus
 from gpu_mesh.engines.binding import bound_url
 from gpu_mesh.engines.discovery import is_here, somebody_listens
+from gpu_mesh.engines.importing import check_unforked
 from gpu_mesh.errors import BrokerUnavailable, DeviceError
 from gpu_mesh.services.tiers import Late, Tier
 from gpu_mesh.settings import Settings
@@ -158,7 +159,7 @@ class Vitals:
         if self._bound() is None and not self._known and not somebody_listens(self._settings.engines):
             return []
         self._known = tuple(e for e in self._engines_of(self._device, self._settings) if e.url is not None)
-        return [_row(engine.name, engine.url, engine.check()) for engine in self._known]
+        return [_row(engine.name, engine.url, check_unforked(engine)) for engine in self._known]
 
 
 def _row(name: str, url: str | None, status: EngineStatus) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from celery import shared_task
@@ -23,34 +24,37 @@ __all__ = ["availability", "begin", "health", "line", "stats", "tidy", "usage", 
 
 logger = logging.getLogger(__name__)
 
+#: Without events, which would cost as much as the work and bury an application's tasks in Flower.
+own_task = partial(shared_task, queue=CONTROL_QUEUE, ignore_result=True, send_events=False)
 
-@shared_task(name="mesh.tidy", queue=CONTROL_QUEUE, ignore_result=True)
+
+@own_task(name="mesh.tidy")
 def tidy() -> dict[str, Any]:
     """Drop what nobody needs any more: nodes silent for a week (their names), needs that no message has (how many)."""
     with mapped_errors(settings()), connect(settings()) as client:
         return {"nodes": nodes.forget_silent(client), "needs": ranking.prune_needs(client)}
 
 
-@shared_task(name="mesh.windows", queue=CONTROL_QUEUE, ignore_result=True)
+@own_task(name="mesh.windows")
 def windows() -> None:
     """Bring windows and pauses in line with the clock; this node's peak hours are the mesh's."""
     with mapped_errors(settings()), connect(settings()) as client:
         reconcile(client, settings(), leads=True)
 
 
-@shared_task(name="mesh.availability", bind=True, queue=CONTROL_QUEUE, ignore_result=True)
+@own_task(name="mesh.availability", bind=True)
 def availability(self: Any) -> None:
     """Refuse realtime AI work while nobody can do it."""
     refuse(self.app, settings())
 
 
-@shared_task(name="mesh.usage", queue=CONTROL_QUEUE, ignore_result=True)
+@own_task(name="mesh.usage")
 def usage() -> None:
     """Have internal work wait in peak hours while usage is high."""
     follow_usage(settings())
 
 
-@shared_task(name="mesh.health", bind=True, queue=CONTROL_QUEUE, ignore_result=True)
+@own_task(name="mesh.health", bind=True)
 def health(self: Any) -> None:
     """Check all nodes, devices and watched addresses, then judge the mesh as a whole."""
     try:
@@ -59,7 +63,7 @@ def health(self: Any) -> None:
         judge_fleet(settings())
 
 
-@shared_task(name="mesh.stats", queue=CONTROL_QUEUE, ignore_result=True)
+@own_task(name="mesh.stats")
 def stats() -> None:
     """Report what ended lately, in the log and in Redis."""
     from gpu_mesh.services.telling import tell_stats  # here: only one worker needs what it imports
@@ -67,7 +71,7 @@ def stats() -> None:
     tell_stats(settings())
 
 
-@shared_task(name="mesh.line", queue=CONTROL_QUEUE, ignore_result=True)
+@own_task(name="mesh.line")
 def line() -> None:
     """Say the mesh in one line of the log."""
     from gpu_mesh.services.telling import tell_line

@@ -120,6 +120,28 @@ def test_a_worker_sees_its_own_device_only(mesh: Mesh) -> None:
     assert psutil.Process(result["pid"]).ppid() == result["parent"]
 
 
+def test_everything_is_in_one_log_file(mesh: Mesh) -> None:
+    """H8: of all processes, with the task's id, and no password; commands that change something too."""
+    sent = run("submit", "sample_tasks.fail", '["no redis://:s3cret@h/0"]', "--wait", env=mesh.env)
+    assert sent.returncode == 1
+    task = sent.stderr.partition(":")[0]
+    assert run("resume", "internal", "--by", "bob", env=mesh.env).returncode == 0
+    ran = run("logs", "--json", "--lines", "0", env=mesh.env)
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert {line["process"] for line in lines} >= {
+        *("supervisor", "redis", "gpu0@desk", "gpu1@desk", "control@desk", "cpu@desk", "beat@desk", "cli"),
+    }
+    assert {line["node"] for line in lines} == {"desk"}
+    assert "s3cret" not in ran.stdout
+    failed = [line for line in lines if line["level"] == "ERROR" and line.get("task") == task]
+    assert "ValueError: no redis://:***@h/0" in failed[0]["exception"]
+    (told,) = (line for line in lines if line["process"] == "cli" and "resume" in line["message"])
+    assert "queue=internal" in told["message"]
+    text = run("logs", "--task", task[:8], "--level", "error", env=mesh.env).stdout
+    assert "sample_tasks.fail" in text
+    assert run("logs", "--process", "nobody", env=mesh.env).stderr.startswith("nothing of that kind is logged in")
+
+
 def test_a_queue_is_paused_and_resumed(mesh: Mesh) -> None:
     """Issue 5 §1: what is sent meanwhile waits, says why, and runs once it is resumed. The lead's windows hold (R2)."""
     assert run("pause", "customer", "--by", "ann", "--until", "1h", env=mesh.env).returncode == 0

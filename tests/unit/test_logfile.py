@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -161,7 +162,8 @@ def test_many_processes_lose_and_tear_nothing(path: Path):
     tidy(path, 7, BIG)
     assert {old.suffix for old in older(path)} == {".gz"}
     lines = [found for old in older(path) for found in unpacked(old).splitlines()]
-    lines += path.read_bytes().splitlines()
+    if path.exists():  # not where the victim had just put it aside
+        lines += path.read_bytes().splitlines()
     found = [json.loads(text) for text in lines]
     numbers: dict[str, list[int]] = {}
     for entry in found:
@@ -203,6 +205,49 @@ def test_one_that_was_stopped_as_it_put_the_file_aside_keeps_nobody_waiting(path
     file.write(line("four"))
     assert path.read_bytes() == line("four")
     file.close()
+
+
+def test_nobody_waits_for_a_file_that_is_compressed(path: Path):
+    """It was put aside a moment ago by another, and held to be compressed by now."""
+    file = LogFile(path, days=7, max_bytes=BIG)
+    file.write(line("one"))
+    aside = path.with_name("mesh.log.20261121-120000-000000")
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        path.rename(aside)
+        writer = threading.Thread(target=file.write, args=[line("two")], daemon=True)
+        writer.start()
+        writer.join(10)
+        assert not writer.is_alive()
+    assert messages(path) == ["one", "two"]
+    file.close()
+
+
+FORKS = """
+import fcntl, os, sys
+from pathlib import Path
+from gpu_mesh.services.logfile import LogFile
+file = LogFile(Path(sys.argv[1]), days=7, max_bytes=1e9)
+file.write(b"one\\n")
+fcntl.flock(file._file, fcntl.LOCK_SH)  # as it writes, another of its threads forks
+if (child := os.fork()) == 0:
+    file.write(b"two\\n")
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+other = open(sys.argv[1], "rb")
+try:
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("held")
+"""
+
+
+def test_a_child_made_by_fork_lets_go_of_nothing_of_its_parents(path: Path):
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKS, str(path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout == "held\n"
+    assert path.read_bytes() == b"one\ntwo\n"
 
 
 def record(text: str) -> logging.LogRecord:

@@ -6,6 +6,8 @@ import logging
 
 import pytest
 
+from gpu_mesh.celery import app
+from gpu_mesh.domain.queues import OWN_TASKS
 from workers.quiet import OwnWork
 
 
@@ -22,6 +24,15 @@ from workers.quiet import OwnWork
 def test_own_work_that_goes_well_is_not_told(level: int, words: str, args: tuple[object, ...], told: bool):
     record = logging.LogRecord("celery.beat", level, "", 0, words, args, None)
     assert OwnWork().filter(record) is told
+
+
+def test_own_work_sends_no_events():
+    """H9: they would cost as much as the work, every few seconds, and bury an application's tasks in Flower."""
+    app.loader.import_default_modules()
+    own = {name: task.send_events for name, task in app.tasks.items() if name.startswith(OWN_TASKS)}
+    assert {"mesh.availability", "mesh.health", "mesh.usage"} <= own.keys()
+    assert not any(own.values())
+    assert app.tasks["celery.chord"].send_events
 
 
 def test_all_is_told_at_debug():
