@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +37,8 @@ ANSWER_S, ANSWER_SHARE = 3.0, 0.5
 HEALTH = "health"
 #: How long what runs on a device that becomes unhealthy may take to save and yield, s.
 YIELD_S = 5.0
+#: Renewals of its registration after which a node that is not heard of is missing.
+UNHEARD = 1.5
 #: Addresses that are asked at once.
 AT_ONCE = 32
 #: A report is too old after so many checks, and so many s: an engine may take its time to answer.
@@ -125,7 +127,8 @@ def tick(client: Any, settings: Settings, now: float, seen: Seen) -> None:
     after = {one.subject: one for one in _judged(settings, now, seen, before, rested=rested)}
     health.keep(client, after.values())
     _gate(client, after.values())
-    _tell(client, before, after)
+    missing = {one.node.name for one in seen.nodes if one.silent_s > UNHEARD * settings.node_refresh_s}
+    _tell(client, before, after, missing)
     _forget(client, seen, [one for name, one in before.items() if name not in after])
     recovery.tick(client, now, after.values())
 
@@ -215,7 +218,7 @@ def _gate(client: Any, checked: Iterable[Checked]) -> None:
             cordons.lift(client, one.name, HEALTH)
 
 
-def _tell(client: Any, before: Mapping[str, Checked], after: Mapping[str, Checked]) -> None:
+def _tell(client: Any, before: Mapping[str, Checked], after: Mapping[str, Checked], missing: Container[str]) -> None:
     # What stands, not what was: a check may have died before it told.
     standing = {(one.rule, one.subject) for one in standing_alerts(client)}
     for one in after.values():
@@ -224,9 +227,8 @@ def _tell(client: Any, before: Mapping[str, Checked], after: Mapping[str, Checke
             _tell_of_flapping(client, one, was)
         elif not one.health.flapping and (FLAPPING, one.name) in standing:
             alerts.clear(client, FLAPPING, one.name, "has been well for a while")
-        node = after.get(health.subject(NODE, node_of(one.name)))
         # Its node's alert tells of it too.
-        covered = one.kind == DEVICE and node is not None and node.health.strikes > 0
+        covered = one.kind == DEVICE and node_of(one.name) in missing
         if one.health.state is State.HEALTHY:
             if (one.kind, one.name) in standing:
                 alerts.clear(client, one.kind, one.name, "is healthy")
