@@ -35,10 +35,14 @@ COMMAND = "gpu_health"
 ANSWER_S, ANSWER_SHARE = 3.0, 0.5
 #: The reason of a cordon of what is ill.
 HEALTH = "health"
+#: How long it holds unless it is renewed, in checks and s.
+HOLD, HOLD_S = 3.0, 30.0
 #: How long what runs on a device that becomes unhealthy may take to save and yield, s.
 YIELD_S = 5.0
 #: Renewals of its registration after which a node that is not heard of is missing.
 UNHEARD = 1.5
+#: Passed checks after which a node that was ill has its workers up again.
+BACK = 3
 #: Addresses that are asked at once.
 AT_ONCE = 32
 #: A report is too old after so many checks, and so many s: an engine may take its time to answer.
@@ -126,7 +130,7 @@ def tick(client: Any, settings: Settings, now: float, seen: Seen) -> None:
     rested = now - last > MISSED * settings.health_every_s + MISSED_S
     after = {one.subject: one for one in _judged(settings, now, seen, before, rested=rested)}
     health.keep(client, after.values())
-    _gate(client, after.values())
+    _gate(client, settings, now, after.values())
     missing = {one.node.name for one in seen.nodes if one.silent_s > UNHEARD * settings.node_refresh_s}
     _tell(client, before, after, missing)
     _forget(client, seen, [one for name, one in before.items() if name not in after])
@@ -206,14 +210,18 @@ def _checked(
     )
 
 
-def _gate(client: Any, checked: Iterable[Checked]) -> None:
-    """Devices that are unhealthy or offline claim nothing, and what runs there moves."""
-    held = {one.name for one in cordons.all_cordons(client) if one.reason == HEALTH}
+def _gate(client: Any, settings: Settings, now: float, checked: Iterable[Checked]) -> None:
+    """Devices that are unhealthy or offline claim nothing, and what runs there moves. It ends by itself where nobody
+    checks any more."""
+    held = {one.name: one for one in cordons.all_cordons(client) if one.reason == HEALTH}
+    hold_s = HOLD * settings.health_every_s + HOLD_S
     for one in checked:
         if one.kind != DEVICE:
             continue
         if not one.health.is_claimable:
-            cordons.cordon(client, one.name, HEALTH, why=_words(one.health), yield_s=YIELD_S)
+            # As it began: words that change with each check would be told each time.
+            why = held[one.name].why if one.name in held else _words(one.health)
+            cordons.cordon(client, one.name, HEALTH, why=why, until=now + hold_s, yield_s=YIELD_S)
         elif one.name in held:
             cordons.lift(client, one.name, HEALTH)
 
@@ -227,8 +235,9 @@ def _tell(client: Any, before: Mapping[str, Checked], after: Mapping[str, Checke
             _tell_of_flapping(client, one, was)
         elif not one.health.flapping and (FLAPPING, one.name) in standing:
             alerts.clear(client, FLAPPING, one.name, "has been well for a while")
-        # Its node's alert tells of it too.
-        covered = one.kind == DEVICE and node_of(one.name) in missing
+        # Its node's alert tells of it too, also while the node is coming up again.
+        node = after.get(health.subject(NODE, node_of(one.name))) if one.kind == DEVICE else None
+        covered = node is not None and (node.name in missing or (_is_back(node) and _has_no_worker(one)))
         if one.health.state is State.HEALTHY:
             if (one.kind, one.name) in standing:
                 alerts.clear(client, one.kind, one.name, "is healthy")
@@ -250,6 +259,15 @@ def _tell_of_illness(client: Any, one: Checked) -> None:
     remedy = next((finding.remedy for finding in one.health.findings if finding.remedy), "")
     text = f"is {one.health.state}: {_words(one.health)}"
     alerts.post(client, Alert(rule=one.kind, subject=one.name, level=level, text=text, remedy=remedy))
+
+
+def _is_back(node: Checked) -> bool:
+    """Whether it was ill until a few checks ago."""
+    return node.health.failed > 0 and node.health.passed < BACK
+
+
+def _has_no_worker(one: Checked) -> bool:
+    return any(finding.what == "worker" for finding in one.health.findings)
 
 
 def _is_silent_node(one: Checked) -> bool:

@@ -13,11 +13,13 @@ from gpu_mesh.domain.alerts import Alert, Level
 from gpu_mesh.domain.holds import node_of
 from gpu_mesh.domain.recovery import plan
 from gpu_mesh.services import alerts
+from gpu_mesh.settings import Settings
 from gpu_mesh.store import repairs
+from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.health import DEVICE, Checked
 from gpu_mesh.store.repairs import FAILED, RECOVERED, Repair
 
-__all__ = ["RECOVERY", "tick"]
+__all__ = ["RECOVERY", "attempts", "tick"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,12 @@ def tick(client: Any, now: float, checked: Iterable[Checked]) -> None:
     for one in checked:
         if one.kind == DEVICE and not one.health.is_claimable:
             _order(client, now, one)
+
+
+def attempts(settings: Settings, worker: str) -> list[Repair]:
+    """What was tried for the engine of a device, the newest first. Raises BrokerUnavailable."""
+    with mapped_errors(settings), connect(settings) as client:
+        return [repair for repair in repairs.history(client) if repair.order.worker == worker]
 
 
 def _order(client: Any, now: float, one: Checked) -> None:
