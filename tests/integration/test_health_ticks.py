@@ -198,6 +198,34 @@ def test_after_a_pause_nobody_is_ill_for_his_silence(world: World):
     assert (world.state(), world.state(store.NODE, "n1")) == (State.DEGRADED, State.DEGRADED)
 
 
+def test_a_pause_mends_nobody_either(world: World, caplog: pytest.LogCaptureFixture):
+    """Who is silent before and after it is ill all the while: no end of the alert, no cordon lifted, nothing told anew."""
+    world.hush("gpu0@n1")
+    world.check(5)
+    world.node("n2", silent_s=150.0)
+    world.hush("gpu0@n2")
+    world.check(5)
+    caplog.set_level(logging.INFO, "gpu_mesh.services.alerts")
+    caplog.clear()
+    for seconds in (600.0, EVERY_S):
+        world.check(seconds=seconds)
+        assert (world.state(), world.state(store.NODE, "n2")) == (State.OFFLINE, State.OFFLINE)
+        assert set(world.ill()) == {"gpu0@n1", "gpu0@n2"}
+    assert caplog.messages == []
+
+
+def test_a_worker_that_starts_is_not_ill(world: World):
+    """A node is registered seconds before its workers answer: nobody is told of that, unless they never do."""
+    world.nodes["n3"] = nodes.NodeEntry(_node("n3"), world.now, 1.0, False)
+    world.check(2, seconds=health.START_S / 3)
+    assert world.state(name="gpu0@n3") is State.UNKNOWN
+    found = store.checked(world.client, store.DEVICE, "gpu0@n3")
+    assert found is not None
+    assert (found.health.checks, found.health.strikes) == (0, 0)
+    world.check(3, seconds=health.START_S)
+    assert world.state(name="gpu0@n3") is State.UNHEALTHY
+
+
 def test_an_address_that_is_only_watched(world: World):
     """Issue 6: a remote Ollama behind a tunnel, no worker of ours."""
     world.endpoints = [Endpoint("a40", "http://a40:11434", 80.0, None, ("big",))]
