@@ -199,7 +199,7 @@ def test_after_a_pause_nobody_is_ill_for_his_silence(world: World):
 
 
 def test_a_pause_mends_nobody_either(world: World, caplog: pytest.LogCaptureFixture):
-    """Who is silent before and after it is ill all the while: no end of the alert, no cordon lifted, nothing told anew."""
+    """Who is silent before and after it is ill all the while: nothing is told, no cordon lifted."""
     world.hush("gpu0@n1")
     world.check(5)
     world.node("n2", silent_s=150.0)
