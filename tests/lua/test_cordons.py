@@ -76,6 +76,25 @@ def test_an_idle_device_that_is_cordoned_is_woken_for_nothing(client, device):
     assert client.keys("gpumesh:idle:*") == []
 
 
+def test_the_mesh_is_looked_after_from_a_node_that_is_drained(client, device):
+    """Checks, alerts and the ends of drains are the control worker's: draining its node must not stop them."""
+    control = Device(client, "control@node", queues=("control",)).start()
+    assert control.claim() is None
+    cordons.cordon(client, "node", "drain", why="card needed", yield_s=5.0)
+    assert client.zrange("gpumesh:idle:control", 0, -1) == ["control@node"]
+    assert holds.closed_to(client, "control@node").leave is None
+    tag = send(client, queue="control")
+    claimed = control.claim()
+    assert isinstance(claimed, claims.Claimed)
+    assert claimed.tag == tag
+    assert isinstance(device.claim(), claims.Refused)
+    held = cordons.cordoned(client)
+    assert not cordons.is_cordoned("control@node", held)
+    assert cordons.is_cordoned("cpu@node", held)
+    cordons.cordon(client, "control@node", "drain", why="it alone")
+    assert isinstance(control.claim(), claims.Refused)
+
+
 def test_what_runs_is_to_yield_where_the_cordon_says_so(client, device):
     """SPEC F4. The shortest time of several; a worker's own before its node's."""
     assert holds.closed_to(client, device.worker).leave is None
