@@ -25,7 +25,7 @@ from gpu_mesh.store.alerts import standing as standing_alerts
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked
 
-__all__ = ["COMMAND", "HEALTH", "YIELD_S", "Answer", "Seen", "look", "read", "reconcile", "tick"]
+__all__ = ["COMMAND", "FRESH_S", "HEALTH", "YIELD_S", "Answer", "Seen", "look", "read", "reconcile", "tick"]
 
 logger = logging.getLogger(__name__)
 
