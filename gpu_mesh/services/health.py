@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import celery
@@ -15,7 +15,7 @@ from gpu_mesh.domain import checkup
 from gpu_mesh.domain.alerts import Alert, Level
 from gpu_mesh.domain.checkup import Endpoint
 from gpu_mesh.domain.device import Device, DeviceKind
-from gpu_mesh.domain.health import Finding, Health, Severity, State, check
+from gpu_mesh.domain.health import Finding, Health, State, check
 from gpu_mesh.domain.holds import node_of
 from gpu_mesh.engines import engines_for
 from gpu_mesh.services import alerts, recovery
@@ -54,6 +54,8 @@ OLD, OLD_S = 2.0, 30.0
 MISSED, MISSED_S = 2.0, 5.0
 
 _LEVELS = {State.DEGRADED: Level.WARNING, State.UNHEALTHY: Level.ERROR, State.OFFLINE: Level.CRITICAL}
+#: How long a worker may take to answer for the first time, s: it starts.
+START_S = 30.0
 #: The rule of alerts about who falls and recovers again and again.
 FLAPPING = "flapping"
 
@@ -161,7 +163,10 @@ def _judged(
         system = next((dict(one.report.get("system") or {}) for one in answers), None)
         found = checkup.of_node(system, silent_s=entry.silent_s if silent else None)
         ms = min((answer.ms for answer in answers), default=None)
-        yield _checked(before, now, NODE, name, _unless(rested, found), report=system, ms=ms)
+        if silent and rested:
+            yield _unjudged(before, now, NODE, name)
+        else:
+            yield _checked(before, now, NODE, name, found, report=system, ms=ms)
         for device in entry.node.devices:
             yield _device(settings, before, now, seen, device, rested=rested)
     for endpoint in seen.endpoints:
@@ -174,6 +179,8 @@ def _device(
     settings: Settings, before: Mapping[str, Checked], now: float, seen: Seen, device: Device, *, rested: bool
 ) -> Checked:
     answer = seen.answers.get(device.worker)
+    if answer is None and (rested or _starts(before, now, device.worker)):
+        return _unjudged(before, now, DEVICE, device.worker)
     report = None if answer is None else answer.report
     where = "remote" if device.kind is DeviceKind.ENDPOINT else "local"
     is_gpu = device.kind in (DeviceKind.NVIDIA, DeviceKind.APPLE, DeviceKind.ENDPOINT)
@@ -189,13 +196,20 @@ def _device(
     took = [float(one["ms"]) for one in reached if one.get("ms") is not None]
     ms = max(took, default=None if answer is None else answer.ms)
     models = tuple(str(model) for one in engines for model in one.get("models") or ())
-    silent = _unless(rested, found) if answer is None else found
-    return _checked(before, now, DEVICE, device.worker, silent, report=report, ms=ms, models=models)
+    return _checked(before, now, DEVICE, device.worker, found, report=report, ms=ms, models=models)
 
 
-def _unless(rested: bool, found: Sequence[Finding]) -> Sequence[Finding]:
-    """After a pause in the checks nobody is ill for his silence."""
-    return [one for one in found if not rested or one.severity is not Severity.FAILURE]
+def _starts(before: Mapping[str, Checked], now: float, worker: str) -> bool:
+    """Whether a worker that never answered may still come."""
+    was = before.get(health.subject(DEVICE, worker))
+    return was is None or (was.health.state is State.UNKNOWN and now - was.health.since < START_S)
+
+
+def _unjudged(before: Mapping[str, Checked], now: float, kind: str, name: str) -> Checked:
+    """Somebody whose silence says nothing: he is as he was, neither ill nor mended."""
+    subject = health.subject(kind, name)
+    old = before.get(subject, Checked(subject, Health(since=now)))
+    return replace(old, health=replace(old.health, checked_at=now), response_ms=None)
 
 
 def _checked(
@@ -290,7 +304,7 @@ def _is_silent_node(one: Checked) -> bool:
 
 def _words(state: Health) -> str:
     said = "; ".join(finding.text for finding in state.findings)
-    return f"{said} ({state.strikes} strikes)" if state.strikes else said
+    return f"{said} ({state.strikes} strike{'s' if state.strikes > 1 else ''})" if state.strikes else said
 
 
 def _forget(client: Any, seen: Seen, gone: Sequence[Checked]) -> None:
