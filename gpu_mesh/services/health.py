@@ -20,12 +20,12 @@ from gpu_mesh.domain.holds import node_of
 from gpu_mesh.engines import engines_for
 from gpu_mesh.services import alerts, recovery
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import cordons, health, leases, nodes, server
+from gpu_mesh.store import availability, cordons, health, leases, nodes, server
 from gpu_mesh.store.alerts import standing as standing_alerts
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked
 
-__all__ = ["COMMAND", "HEALTH", "YIELD_S", "Answer", "Seen", "look", "read", "reconcile", "tick"]
+__all__ = ["COMMAND", "FRESH_S", "HEALTH", "YIELD_S", "Answer", "Seen", "look", "read", "reconcile", "tick"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 COMMAND = "gpu_health"
 #: How long answers are waited for, s: the parent has its report ready. Of a short interval, so much of it.
 ANSWER_S, ANSWER_SHARE = 3.0, 0.5
+#: A report of that age is as good as one of now, s; who has an older one is given so long to take another.
+FRESH_S, AGAIN_S = 5.0, 1.0
 #: The reason of a cordon of what is ill.
 HEALTH = "health"
 #: How long it holds unless it is renewed, in checks and s.
@@ -95,13 +97,23 @@ def read(settings: Settings) -> tuple[float, list[Checked]]:
 
 
 def look(app: celery.Celery, client: Any, settings: Settings) -> Seen:
-    """Ask everybody at once. Takes ANSWER_S, or what an address may take, at most."""
+    """Ask everybody at once. Takes twice ANSWER_S and AGAIN_S, or what an address may take, at most."""
     living = frozenset(leases.living(client))
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="watch") as pool:
         watched = [pool.submit(_probe, settings, *item) for item in settings.watch_urls.items()]
-        answers = _ask(app, sorted(living), min(ANSWER_S, ANSWER_SHARE * settings.health_every_s))
+        answers = _ask_twice(app, sorted(living), min(ANSWER_S, ANSWER_SHARE * settings.health_every_s))
         endpoints = [one.result() for one in watched]
     return Seen(nodes.all_nodes(client), living, answers, endpoints)
+
+
+def _ask_twice(app: celery.Celery, workers: Sequence[str], timeout_s: float) -> dict[str, Answer]:
+    """Who had only an old report takes a new one because it was asked, and is asked again."""
+    answers = _ask(app, workers, timeout_s)
+    old = [name for name, one in answers.items() if (one.report.get("age_s") or 0.0) > FRESH_S]
+    if not old:
+        return answers
+    time.sleep(AGAIN_S)
+    return {**answers, **_ask(app, old, timeout_s)}
 
 
 def _ask(app: celery.Celery, workers: Sequence[str], timeout_s: float) -> dict[str, Answer]:
@@ -238,6 +250,7 @@ def _gate(client: Any, settings: Settings, now: float, checked: Iterable[Checked
             cordons.cordon(client, one.name, HEALTH, why=why, until=now + hold_s, yield_s=YIELD_S)
         elif one.name in held:
             cordons.lift(client, one.name, HEALTH)
+            availability.back(client)  # submits of realtime work are taken again at once
 
 
 def _tell(client: Any, before: Mapping[str, Checked], after: Mapping[str, Checked], missing: Container[str]) -> None:
