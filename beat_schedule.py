@@ -8,7 +8,7 @@ from celery.schedules import crontab
 
 from gpu_mesh.celery import app
 from gpu_mesh.domain.queues import CONTROL_QUEUE
-from gpu_mesh.services import availability, telling, usage
+from gpu_mesh.services import telling
 from gpu_mesh.settings import settings
 
 __all__ = ["SCHEDULE"]
@@ -30,16 +30,6 @@ SCHEDULE: dict[str, dict[str, Any]] = {
         "task": "mesh.health",
         "schedule": 30.0,
         "options": {"queue": CONTROL_QUEUE, "expires": 30.0},
-    },
-    "availability": {
-        "task": "mesh.availability",
-        "schedule": availability.EVERY_S,
-        "options": {"queue": CONTROL_QUEUE, "expires": availability.EVERY_S},
-    },
-    "usage": {
-        "task": "mesh.usage",
-        "schedule": usage.EVERY_S,
-        "options": {"queue": CONTROL_QUEUE, "expires": usage.EVERY_S},
     },
     "stats": {
         "task": "mesh.stats",

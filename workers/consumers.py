@@ -9,6 +9,7 @@ open.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import select
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: How often a worker looks what is closed to it, s: one small read of Redis.
 LOOK_EVERY_S = 1.0
+#: How often one does that has no device and no job, s: nothing shows there but that a CPU queue is paused by hand.
+IDLE_LOOK_EVERY_S = 5.0
 #: A child tells that its job ends a moment before its parent lets go of the claim, s.
 SETTLE_S = 0.1
 
@@ -66,6 +69,8 @@ NOTICES = Notices()
 class GateWatch:
     """Knows what is closed to this worker: asks `read` on a notice, and every LOOK_EVERY_S, in a thread of its own.
 
+    While the worker `rests`, only every IDLE_LOOK_EVERY_S.
+
     `read` raises BrokerUnavailable while Redis is away: then what was known last holds. `leave` is called at each look,
     with what says that the worker's jobs are to yield, or None.
     """
@@ -75,9 +80,11 @@ class GateWatch:
         read: Callable[[], Closed],
         notices: Notices = NOTICES,
         leave: Callable[[Leave | None], None] = lambda _: None,
+        rests: Callable[[], bool] = lambda: False,
     ) -> None:
         self._read = read
         self._leave = leave
+        self._rests = rests
         self._notices = notices
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gates", daemon=True)
@@ -98,8 +105,12 @@ class GateWatch:
 
     def _run(self) -> None:
         self.look()
+        looks = itertools.count(1)
         while not self._stopping.is_set():
             noticed = self._notices.wait(LOOK_EVERY_S)
+            if not noticed and self._rests() and next(looks) * LOOK_EVERY_S < IDLE_LOOK_EVERY_S:
+                continue
+            looks = itertools.count(1)
             self.look()
             if noticed and not self._stopping.wait(SETTLE_S):
                 self.look()

@@ -14,6 +14,7 @@ from gpu_mesh.store.client import SOCKET_TIMEOUT_S
 from workers import cleaning, logs  # noqa: F401  (what a job leaves is cleaned up; what is logged goes to the file too)
 from workers.announcer import Announcing
 from workers.consumers import NOTICES
+from workers.keeper import Keeping
 from workers.quiet import quieten
 from workers.steps import Claiming, Leasing
 
@@ -21,6 +22,7 @@ __all__ = ["leave_the_device", "outlive_outages", "tell_of_realtime"]
 
 app.steps["worker"].add(Leasing)
 app.steps["worker"].add(Announcing)
+app.steps["worker"].add(Keeping)
 app.steps["consumer"].add(Claiming)
 
 quieten()

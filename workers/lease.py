@@ -18,7 +18,7 @@ from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services import drains, windows
 from gpu_mesh.services.board import BOARD, now_ns
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import availability, leases, server
+from gpu_mesh.store import availability, closings, leases
 from gpu_mesh.store.client import connect, mapped_errors
 from workers.pulse import Pulse
 
@@ -151,9 +151,9 @@ class Lease:
         self._reconciled = time.monotonic()
         try:
             with mapped_errors(self._settings):
-                now = server.now(self._client)
-                windows.tick(self._client, self._settings, now)
-                drains.sweep(self._client, now)
+                seen = closings.read(self._client)
+                windows.follow(self._client, self._settings, seen)
+                drains.sweep(self._client, seen)
         except BrokerUnavailable:
             raise
         except Exception:

@@ -6,6 +6,8 @@ import logging
 import platform
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from gpu_mesh import __version__
 from gpu_mesh.devices import detect
@@ -15,7 +17,7 @@ from gpu_mesh.errors import BrokerUnavailable, NodeNameTaken
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import nodes
 from gpu_mesh.store.client import connect, mapped_errors
-from workers.gpu import celery_argv, device_argv, environment, worker_argv
+from workers.gpu import QUIET_HEARTBEAT_S, celery_argv, device_argv, environment, worker_argv
 from workers.process import EX_CONFIG, ProcessSpec
 
 __all__ = ["Registrar", "beat_spec", "control_specs", "describe", "lead_specs", "own_devices", "worker_specs"]
@@ -73,11 +75,12 @@ def lead_specs(settings: Settings) -> list[ProcessSpec]:
 
 def control_specs(settings: Settings) -> list[ProcessSpec]:
     """The control worker and, where there are CPU queues, their worker."""
-    level, node = settings.log_level, settings.node_name
-    argv = worker_argv(f"control@{node}", [CONTROL_QUEUE], concurrency=1, log_level=level)
+    node = settings.node_name
+    argv_of = partial(worker_argv, log_level=settings.log_level, heartbeat_s=QUIET_HEARTBEAT_S)
+    argv = argv_of(f"control@{node}", [CONTROL_QUEUE], concurrency=1)
     specs = [_worker_spec(settings, "control", argv, NO_GPU)]
     if settings.cpu_queues:
-        argv = worker_argv(f"cpu@{node}", settings.cpu_queues, concurrency=settings.cpu_concurrency, log_level=level)
+        argv = argv_of(f"cpu@{node}", settings.cpu_queues, concurrency=settings.cpu_concurrency)
         specs.append(_worker_spec(settings, "cpu", argv, NO_GPU))
     return specs
 
@@ -116,6 +119,8 @@ class Registrar:
         self._settings = settings
         self._node = node
         self._instance = nodes.instance_id()
+        #: Kept: a connection costs more than what is said over it.
+        self._client: Any = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="registrar", daemon=True)
 
@@ -126,14 +131,17 @@ class Registrar:
 
     def renew(self) -> None:
         """Register or renew, once."""
-        with mapped_errors(self._settings), connect(self._settings) as client:
-            nodes.register(client, self._node, instance=self._instance, ttl_s=self._settings.node_ttl_s)
+        with mapped_errors(self._settings):
+            self._client = self._client or connect(self._settings)
+            nodes.register(self._client, self._node, instance=self._instance, ttl_s=self._settings.node_ttl_s)
 
     def stop(self) -> None:
         """Stop renewing and say goodbye, if the broker can hear it."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=STOP_GRACE_S)
+        if self._client is not None:
+            self._client.close()
         try:
             with mapped_errors(self._settings), connect(self._settings, timeout_s=1.0) as client:
                 nodes.leave(client, self._node.name, instance=self._instance)

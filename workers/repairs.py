@@ -34,7 +34,7 @@ __all__ = ["Repairs", "engine_answers", "restart_commands"]
 logger = logging.getLogger(__name__)
 
 #: How long it waits for an order at a time, s, and before it tries again while Redis is away.
-TAKE_S, RETRY_S = 1, 1.0
+TAKE_S, RETRY_S = 5, 1.0
 #: Added to that for Redis's answer, s.
 ANSWER_S = 3.0
 #: Between two looks whether the engine answers, s.
@@ -100,6 +100,7 @@ class Repairs:
         self._lifeline = Lifeline()
         self._feed: LineFeed | None = None
         self._unrecorded: list[Repair] = []
+        self._client: Any = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="repairs", daemon=True)
 
@@ -110,6 +111,8 @@ class Repairs:
     def stop(self) -> None:
         """End what runs, servers too."""
         self._stopping.set()
+        if self._client is not None:
+            self._client.close()  # its wait for an order ends with it
         if self._thread.is_alive():
             self._thread.join(STOP_S)
 
@@ -127,12 +130,14 @@ class Repairs:
                     command.stop()
 
     def _listen(self, stack: ExitStack) -> None:
-        client, inherited = None, False
+        inherited = False
         while not self._stopping.is_set():
             try:
                 with mapped_errors(self._settings):
                     # Here, where it may fail: an embedded Redis has no address before it runs.
-                    client = client or connect(self._settings, timeout_s=TAKE_S + ANSWER_S, retries=0)
+                    client = self._client = self._client or connect(
+                        self._settings, timeout_s=TAKE_S + ANSWER_S, retries=0
+                    )
                     if not inherited:
                         self._inherit(client)
                         inherited = True

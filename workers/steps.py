@@ -61,7 +61,8 @@ class Leasing(bootsteps.StartStopStep):
         worker.sampler = Sampler(current, worker.hostname, Vitals(current, worker.hostname, own_device()))
         worker.sampler.start()
         worker.claimer = Claimer(current, worker.hostname, own_device(), held=worker.sampler.held_gb)
-        worker.gates = GateWatch(worker.claimer.closed, leave=Leaving(worker).look)
+        rests = partial(_rests, own_device() is not None)
+        worker.gates = GateWatch(worker.claimer.closed, leave=Leaving(worker).look, rests=rests)
         worker.gates.start()
         if (device := own_device()) is not None:
             self._watch = EngineWatch(lambda: worker.gates.closed, partial(engine_health.mend, device, current))
@@ -166,6 +167,10 @@ class Claiming(bootsteps.StartStopStep):
             self._consumers.reconcile(c, c.controller.gates.closed)
         finally:
             self._look_in(c, WATCH_EVERY_S if reserved_requests else IDLE_WATCH_EVERY_S)
+
+
+def _rests(has_device: bool) -> bool:
+    return not has_device and not reserved_requests
 
 
 def _beat(c: Any) -> None:

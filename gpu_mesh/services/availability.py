@@ -1,8 +1,9 @@
 """Realtime AI work that nobody can do is refused, not kept waiting (SPEC R4; DESIGN §7).
 
-`tick` is beat's, on the control worker: while no device can take ai-realtime it has submits refused and fails what
-waits there. A device can while its worker lives, it is not cordoned and its engine answers; whether it is busy, or a
-window or a pause holds its queue back, makes no difference.
+While no device can take ai-realtime submits are refused, and what waits there fails. A device can while its worker
+lives, it is not cordoned and its engine answers; whether it is busy, or a window or a pause holds its queue back, makes
+no difference. `look` is the control worker's, every EVERY_S. It fails nothing, for error callbacks are an application's
+code: where something waits it says so, and `tick`, a task, does that too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 import celery
 
-from gpu_mesh.domain.availability import REALTIME_QUEUE, look, serves_devices
+from gpu_mesh.domain import availability as domain
+from gpu_mesh.domain.availability import REALTIME_QUEUE, serves_devices
 from gpu_mesh.domain.holds import MESH, node_of
 from gpu_mesh.errors import ServiceUnavailable
 from gpu_mesh.services.gates import HEALTH, MANUAL
@@ -25,11 +27,11 @@ from gpu_mesh.store.availability import Outage
 from gpu_mesh.store.client import broker_error, connect, mapped_errors
 from gpu_mesh.store.queues import Waiting
 
-__all__ = ["EVERY_S", "TOLD", "nobody", "reconcile", "tick", "unavailable"]
+__all__ = ["EVERY_S", "TOLD", "look", "nobody", "reconcile", "tick", "unavailable"]
 
 logger = logging.getLogger(__name__)
 
-#: How often beat has it looked, s.
+#: How often the control worker looks, s.
 EVERY_S = 5.0
 #: How long a notice holds that is not renewed, s: a few looks may be late.
 NOTICE_S = 4 * EVERY_S
@@ -51,24 +53,41 @@ def reconcile(app: celery.Celery, settings: Settings) -> None:
         tick(app, client, settings, server.now(client))
 
 
+def look(client: Any, settings: Settings, now: float) -> bool:
+    """Have submits refused while nobody can do realtime work; whether there is something to fail, for `tick`.
+
+    `now`: s since the epoch.
+    """
+    with store.alone(client) as mine:
+        return mine and store.has_to_fail(client, REALTIME_QUEUE if _judge(client, settings, now)[0] else None)
+
+
 def tick(app: celery.Celery, client: Any, settings: Settings, now: float) -> None:
-    """See whether somebody can do realtime work, and refuse it while nobody can. `now`: s since the epoch."""
+    """Look, and fail what waits while nobody can do it. `now`: s since the epoch."""
     with store.alone(client) as mine:
         if not mine:
             return
-        why = nobody(client)
-        seen = look(store.watch(client), now, somebody=why is None, patience_s=settings.unavailable_after_s)
-        store.set_watch(client, seen)
-        before = store.outage(client)
-        if seen.is_out(settings.unavailable_after_s) and why is not None:
-            if before is None:
-                logger.error("%s is refused: %s", REALTIME_QUEUE, why, extra={"action": "unavailable"})
-            store.tell(client, Outage(seen.seen_at, why), NOTICE_S)
+        is_out, why = _judge(client, settings, now)
+        if is_out:
             _fail_waiting(app, client, settings, why)
         else:
-            if before is not None and why is None and store.back(client):
-                logger.info("%s is taken again", REALTIME_QUEUE, extra={"action": "available"})
-            _settle(app, client, settings, before.why if before else "nobody could do it")
+            _settle(app, client, settings, why)
+
+
+def _judge(client: Any, settings: Settings, now: float) -> tuple[bool, str]:
+    """Whether realtime work is refused from now on, and why what was set aside is."""
+    why = nobody(client)
+    seen = domain.look(store.watch(client), now, somebody=why is None, patience_s=settings.unavailable_after_s)
+    store.set_watch(client, seen)
+    before = store.outage(client)
+    if seen.is_out(settings.unavailable_after_s) and why is not None:
+        if before is None:
+            logger.error("%s is refused: %s", REALTIME_QUEUE, why, extra={"action": "unavailable"})
+        store.tell(client, Outage(seen.seen_at, why), NOTICE_S)
+        return True, why
+    if before is not None and why is None and store.back(client):
+        logger.info("%s is taken again", REALTIME_QUEUE, extra={"action": "available"})
+    return False, before.why if before else "nobody could do it"
 
 
 def nobody(client: Any) -> str | None:

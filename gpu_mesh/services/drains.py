@@ -12,6 +12,7 @@ from gpu_mesh.services.gates import read_closures, whoami
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import cordons, nodes
 from gpu_mesh.store.client import connect, mapped_errors
+from gpu_mesh.store.closings import Closings
 
 __all__ = ["DRAIN", "Drained", "drain", "sweep", "undrain"]
 
@@ -79,9 +80,9 @@ def undrain(settings: Settings, name: str) -> Drained:
         return Drained(name, was, still="; ".join(still) or None)
 
 
-def sweep(client: Any, now: float) -> None:
-    """Lift what was drained until now, s since the epoch."""
-    for ended in cordons.lift_ended(client, now):
+def sweep(client: Any, seen: Closings) -> None:
+    """Lift what was drained until now."""
+    for ended in cordons.lift_ended(client, seen.now, seen.cordons):
         logger.info("%s may claim again: its time is over", ended.name, extra={"action": "undrain"})
 
 

@@ -1,6 +1,6 @@
 """Internal work waits in peak hours while many devices do interactive work (SPEC Q3; DESIGN §7).
 
-`tick` is beat's, on the control worker, whose settings hold. Its gate ends by itself where nobody renews it.
+`tick` is the control worker's, whose settings hold. Its gate ends by itself where nobody renews it.
 """
 
 from __future__ import annotations
@@ -13,24 +13,17 @@ from gpu_mesh.domain.usage import Usage, waits
 from gpu_mesh.services import windows
 from gpu_mesh.services.gates import USAGE
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import gates, holds, leases, server
+from gpu_mesh.store import gates, holds, leases
 from gpu_mesh.store import windows as store
-from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["EVERY_S", "QUEUE", "reconcile", "tick"]
+__all__ = ["EVERY_S", "QUEUE", "tick"]
 
 logger = logging.getLogger(__name__)
 
 #: The queue that waits.
 QUEUE = "internal"
-#: How often beat has it looked, s, and how long a gate holds that is not renewed.
+#: How often it looks, s, and how long a gate holds that is not renewed.
 EVERY_S, HOLD_S = 10.0, 45.0
-
-
-def reconcile(settings: Settings) -> None:
-    """A tick at Redis's time. Raises BrokerUnavailable."""
-    with mapped_errors(settings), connect(settings) as client:
-        tick(client, settings, server.now(client))
 
 
 def tick(client: Any, settings: Settings, now: float) -> None:

@@ -8,7 +8,7 @@ are those of the lead, which writes them down; in a mesh that never had one, tho
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from functools import cache
 from typing import Any
@@ -18,12 +18,13 @@ import tzlocal
 
 from gpu_mesh.domain.windows import PeakHours, Period, Phase, moment
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import gates, server
+from gpu_mesh.store import closings, gates, server
 from gpu_mesh.store import windows as store
 from gpu_mesh.store.client import connect, mapped_errors
+from gpu_mesh.store.closings import Closings
 from gpu_mesh.store.windows import Opened, Plan
 
-__all__ = ["REASON", "WINDOWED", "Today", "is_peak", "own_plan", "reconcile", "tick", "today", "zone_of"]
+__all__ = ["REASON", "WINDOWED", "Today", "follow", "is_peak", "own_plan", "reconcile", "tick", "today", "zone_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -92,16 +93,20 @@ def reconcile(client: Any, settings: Settings, *, leads: bool = False) -> None:
 
 def tick(client: Any, settings: Settings, now: float, *, leads: bool = False) -> None:
     """Open and close what the clock says; `leads`: this node's hours are the mesh's. `now`: s since the epoch."""
-    told, opened = store.read(client)
+    follow(client, settings, replace(closings.read(client), now=now), leads=leads)
+
+
+def follow(client: Any, settings: Settings, seen: Closings, *, leads: bool = False) -> None:
+    """The same, for what was just read."""
+    now, told = seen.now, seen.plan
     plan = _lead(client, told, own_plan(settings)) if leads else told or own_plan(settings)
-    held = gates.all_gates(client)
-    for gate in held:
+    for gate in seen.gates:
         if gate.reason != REASON and gate.until is not None and gate.until <= now and gates.open_ended(client, gate):
             logger.info("%s opens: the end of %s", gate.queue, gate.reason, extra={"action": "reopen"})
     phase = _parse(plan.hours).phase(zone_of(plan.zone), now)
-    closed = {gate.queue: gate for gate in held if gate.reason == REASON and gate.scope == gates.MESH}
+    closed = {gate.queue: gate for gate in seen.gates if gate.reason == REASON and gate.scope == gates.MESH}
     for queue in WINDOWED:
-        _set(client, plan, phase, queue, closed.get(queue), _open_by_hand(client, queue, opened.get(queue), now))
+        _set(client, plan, phase, queue, closed.get(queue), _open_by_hand(client, queue, seen.opened.get(queue), now))
 
 
 def _lead(client: Any, told: Plan | None, own: Plan) -> Plan:

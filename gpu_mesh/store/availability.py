@@ -18,7 +18,20 @@ from gpu_mesh.store import keys, queues
 from gpu_mesh.store.queues import Waiting
 from gpu_mesh.store.replies import text
 
-__all__ = ["Outage", "alone", "back", "bury", "outage", "refused", "set_aside", "set_watch", "settled", "tell", "watch"]
+__all__ = [
+    "Outage",
+    "alone",
+    "back",
+    "bury",
+    "has_to_fail",
+    "outage",
+    "refused",
+    "set_aside",
+    "set_watch",
+    "settled",
+    "tell",
+    "watch",
+]
 
 #: Messages taken out of a queue, or read, in one go.
 PAGE = 100
@@ -79,6 +92,14 @@ def alone(client: redis.Redis) -> Iterator[bool]:
     finally:
         if mine:
             client.delete(keys.LOOKER)
+
+
+def has_to_fail(client: redis.Redis, queue: str | None) -> bool:
+    """Whether something was set aside, or waits in that queue."""
+    pipe = client.pipeline(transaction=False)
+    for name in (keys.REFUSED, *(list_names(queue) if queue else ())):
+        pipe.llen(name)
+    return any(pipe.execute())
 
 
 def set_aside(client: redis.Redis, queue: str) -> int:

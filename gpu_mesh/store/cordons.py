@@ -6,7 +6,9 @@ One with an end stays until somebody lifts it (`lift_ended`): claims look at no 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
@@ -18,7 +20,7 @@ from gpu_mesh.store.gates import check_names
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["Cordon", "all_cordons", "cordon", "cordoned", "is_cordoned", "lift", "lift_ended"]
+__all__ = ["Cordon", "all_cordons", "cordon", "cordoned", "is_cordoned", "lift", "lift_ended", "parse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +64,13 @@ def lift(client: redis.Redis, name: str, reason: str) -> bool:
     return bool(script(client, "cordon")(args=[name, reason, "", "", ""]))
 
 
-def lift_ended(client: redis.Redis, now: float) -> list[Cordon]:
-    """Lift those whose end has come, unless they were given another one meanwhile; which."""
+def lift_ended(client: redis.Redis, now: float, fields: Mapping[str, str] | None = None) -> list[Cordon]:
+    """Lift those whose end has come, unless they were given another one meanwhile; which.
+
+    `fields`: as `parse` has them, where they are known.
+    """
     ended = []
-    for field, told in _fields(client).items():
+    for field, told in (_fields(client) if fields is None else fields).items():
         found = _read(field, told)
         if found.until is not None and found.until <= now:
             args = [found.name, found.reason, "", "", "", told]
@@ -97,9 +102,14 @@ def _check(name: str, reason: str) -> None:
 
 
 def _fields(client: redis.Redis) -> dict[str, str]:
-    """What was told of each, by <reason>@<name>; beside them lies what the script keeps for itself."""
-    held = {text(field): text(told) for field, told in client.hgetall(keys.CORDONS).items()}
-    return {field: told for field, told in held.items() if "@" in field and not _is_own(field)}
+    """What was told of each, by <reason>@<name>."""
+    return parse(client.hgetall(keys.CORDONS))
+
+
+def parse(held: Mapping[Any, Any]) -> dict[str, str]:
+    """The same, of what Redis holds: beside them lies what the script keeps for itself."""
+    found = {text(field): text(told) for field, told in held.items()}
+    return {field: told for field, told in found.items() if "@" in field and not _is_own(field)}
 
 
 def _is_own(field: str) -> bool:

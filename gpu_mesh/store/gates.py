@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
@@ -18,7 +20,7 @@ from gpu_mesh.store import keys, server
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["MESH", "Gate", "all_gates", "check_names", "close", "open_ended", "reopen"]
+__all__ = ["MESH", "Gate", "all_gates", "check_names", "close", "open_ended", "parse", "reopen"]
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _PATTERNS = {
@@ -47,7 +49,12 @@ class Gate:
 
 def all_gates(client: redis.Redis) -> list[Gate]:
     """Every gate there is, by queue, reason and scope. What is unreadable in one is left out of it."""
-    held = {text(field): text(told) for field, told in client.hgetall(keys.GATES).items()}
+    return parse(client.hgetall(keys.GATES))
+
+
+def parse(told: Mapping[Any, Any]) -> list[Gate]:
+    """The same, of what Redis holds."""
+    held = {text(field): text(words) for field, words in told.items()}
     return [_read(match, held[field]) for field in sorted(held) if (match := _FIELD.fullmatch(field))]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ __all__ = [
     "Plan",
     "keep_closed",
     "open_until",
+    "parse",
     "read",
     "set_plan",
     "set_usage_changed_at",
@@ -50,11 +51,16 @@ class Opened:
 
 def read(client: redis.Redis) -> tuple[Plan | None, dict[str, Opened]]:
     """The plan, None where no lead has said one yet; and what was opened by hand, by queue."""
-    held = {text(field): text(told) for field, told in client.hgetall(keys.WINDOWS).items()}
+    return parse(client.hgetall(keys.WINDOWS))
+
+
+def parse(told: Mapping[Any, Any]) -> tuple[Plan | None, dict[str, Opened]]:
+    """The same, of what Redis holds."""
+    held = {text(field): text(words) for field, words in told.items()}
     opened = {
         field.removeprefix(_OPENED): found
-        for field, told in held.items()
-        if field.startswith(_OPENED) and (found := _loaded(told, _opened))
+        for field, words in held.items()
+        if field.startswith(_OPENED) and (found := _loaded(words, _opened))
     }
     return _loaded(held.get(_PLAN, ""), _plan), opened
 

@@ -14,13 +14,12 @@ from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services.availability import reconcile as refuse
 from gpu_mesh.services.fleet import reconcile as judge_fleet
 from gpu_mesh.services.health import reconcile as check
-from gpu_mesh.services.usage import reconcile as follow_usage
 from gpu_mesh.services.windows import reconcile
 from gpu_mesh.settings import settings
 from gpu_mesh.store import nodes, ranking
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["availability", "begin", "health", "line", "stats", "tidy", "usage", "windows"]
+__all__ = ["availability", "begin", "health", "line", "stats", "tidy", "windows"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,14 +43,8 @@ def windows() -> None:
 
 @own_task(name="mesh.availability", bind=True)
 def availability(self: Any) -> None:
-    """Refuse realtime AI work while nobody can do it."""
+    """Fail the realtime AI work that waits while nobody can do it: sent by workers/keeper, which looks whether so."""
     refuse(self.app, settings())
-
-
-@own_task(name="mesh.usage")
-def usage() -> None:
-    """Have internal work wait in peak hours while usage is high."""
-    follow_usage(settings())
 
 
 @own_task(name="mesh.health", bind=True)

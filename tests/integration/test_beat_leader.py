@@ -62,7 +62,7 @@ def beats(app: MeshCelery) -> Iterator[Any]:
 
 
 #: The mesh's own tasks, put off: an app's entry of such a task stands for them.
-OWN_NEVER = {f"own-{name}": entry(86_400.0, f"mesh.{name}") for name in {"tidy", "windows", "availability", "usage"}}
+OWN_NEVER = {f"own-{name}": entry(86_400.0, f"mesh.{name}") for name in {"tidy", "windows"}}
 
 
 def sent(client: redis.Redis) -> list[dict[str, Any]]:
@@ -230,4 +230,4 @@ def test_an_applications_schedule_does_not_put_out_the_meshs(app):
         scheduler._client.close()
     assert tasks["tidy"] == "shop.tick"
     assert tasks["mesh.tidy"] == "mesh.tidy"
-    assert {"windows", "windows-mend", "usage"} <= tasks.keys()
+    assert {"windows", "windows-mend", "line"} <= tasks.keys()

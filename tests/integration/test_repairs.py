@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from gpu_mesh.settings import Settings
 from gpu_mesh.store import keys, repairs
 from gpu_mesh.store.client import connect
 from gpu_mesh.store.repairs import EXPIRED, FAILED, RECOVERED, REFUSED, Order, Repair
-from workers.repairs import Repairs, restart_commands
+from workers.repairs import TAKE_S, Repairs, restart_commands
 
 NODE = "mend"
 URL = "http://127.0.0.1:9"
@@ -199,6 +200,15 @@ class TestRefused:
         assert found.outcome(fresh).outcome == EXPIRED
         found.repairs.stop()
         assert not ran.exists()
+
+    def test_a_stop_does_not_wait_for_an_order(self, broker: str) -> None:
+        found = Node(broker, "true", answers=never)
+        found.repairs.start()
+        wait_for(lambda: any(one["cmd"] == "blmove" for one in found.client.client_list()), "the wait for an order")
+        began = time.monotonic()
+        found.repairs.stop()
+        assert time.monotonic() - began < TAKE_S / 2
+        found.client.close()
 
     def test_what_is_no_order(self, broker: str, tmp_path: Path) -> None:
         """H4: a command in an order is none of ours; rubbish stops nothing."""

@@ -204,8 +204,8 @@ class TestLookers:
             world.ticks(4)
         assert store.outage(world.client) is None
 
-    def test_beat_has_it_looked(self, world: World):
-        """beat_schedule.py: `mesh.availability`."""
+    def test_a_task_fails_it(self, world: World):
+        """`mesh.availability`, which the keeper sends."""
         world.join()
         store.tell(world.client, store.Outage(1.0, "it was so"), 60.0)
         control.availability.run()

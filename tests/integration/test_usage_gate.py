@@ -19,7 +19,6 @@ from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store import gates, keys, leases, server
 from gpu_mesh.store import windows as store
 from gpu_mesh.store.client import connect
-from gpu_mesh.tasks import control
 
 PEAK = store.Plan("00:00-24:00", "UTC", "lead")
 OFF_PEAK = store.Plan("none", "UTC", "lead")
@@ -107,7 +106,7 @@ def test_it_is_shown(client: redis.Redis, caplog: pytest.LogCaptureFixture):
     """Issue 5 §4: `gpu-mesh queues`, and a warning to whoever sends, once."""
     for number in range(4):
         work(client, number)
-    control.usage.run()
+    usage.tick(client, settings(), server.now(client))
     told = json.loads(CliRunner().invoke(root, ["queues", "--json"]).stdout)
     (found,) = (queue["closed"] for queue in told if queue["name"] == "internal")
     assert found.startswith("usage since ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -147,6 +147,46 @@ def test_a_notice_is_followed_at_once():
         wait_for(lambda: watch.closed == frozenset(), "the second look", AT_ONCE_S)
     finally:
         watch.stop()
+
+
+class Seconds(Notices):
+    """Nobody gives notice; each wait is over at once, so many of them, then there is a stop."""
+
+    def __init__(self, count: int, noticed: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.count, self.noticed = count, noticed
+        self.on_end: Callable[[], None] = lambda: None
+
+    def wait(self, timeout_s: float) -> bool:
+        self.count -= 1
+        if self.count < 0:
+            self.on_end()
+        return self.count in self.noticed
+
+
+@pytest.mark.parametrize(
+    ("rests", "noticed", "expected"), [(False, (), 11), (True, (), 3), (True, (7,), 1 + 2 + 1)], ids=str
+)
+def test_a_worker_that_rests_looks_less_often(rests: bool, noticed: Sequence[int], expected: int):
+    """H9: without device and job every fifth time; a notice is heeded at once."""
+    looks: list[float] = []
+
+    def read() -> Closed:
+        looks.append(1)
+        return Closed()
+
+    seconds = Seconds(10, noticed)
+    watch = GateWatch(read, seconds, rests=lambda: rests)
+    found = 0
+
+    def end() -> None:
+        nonlocal found
+        found = found or len(looks)
+        watch._stopping.set()
+
+    seconds.on_end = end
+    watch._run()
+    assert found == expected
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("redis://db", "away"), ValueError("nonsense")])

@@ -14,9 +14,9 @@ from workers.quiet import OwnWork
 @pytest.mark.parametrize(
     ("level", "words", "args", "told"),
     [
-        (logging.INFO, "Scheduler: Sending due task %s (%s)", ("usage", "mesh.usage"), False),
-        (logging.INFO, "Task %(name)s[%(id)s] received", ({"id": "1", "name": "mesh.usage"},), False),
-        (logging.ERROR, "Task %(name)s[%(id)s] raised", ({"id": "1", "name": "mesh.usage"},), True),
+        (logging.INFO, "Scheduler: Sending due task %s (%s)", ("line", "mesh.line"), False),
+        (logging.INFO, "Task %(name)s[%(id)s] received", ({"id": "1", "name": "mesh.line"},), False),
+        (logging.ERROR, "Task %(name)s[%(id)s] raised", ({"id": "1", "name": "mesh.line"},), True),
         (logging.INFO, "Task %(name)s[%(id)s] received", ({"id": "1", "name": "shop.answer"},), True),
         (logging.INFO, "beat: Starting...", (), True),
     ],
@@ -30,13 +30,13 @@ def test_own_work_sends_no_events():
     """H9: they would cost as much as the work, every few seconds, and bury an application's tasks in Flower."""
     app.loader.import_default_modules()
     own = {name: task.send_events for name, task in app.tasks.items() if name.startswith(OWN_TASKS)}
-    assert {"mesh.availability", "mesh.health", "mesh.usage"} <= own.keys()
+    assert {"mesh.availability", "mesh.health", "mesh.windows"} <= own.keys()
     assert not any(own.values())
     assert app.tasks["celery.chord"].send_events
 
 
 def test_all_is_told_at_debug():
-    record = logging.LogRecord("celery.beat", logging.INFO, "", 0, "%s", ("mesh.usage",), None)
+    record = logging.LogRecord("celery.beat", logging.INFO, "", 0, "%s", ("mesh.line",), None)
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.DEBUG)
