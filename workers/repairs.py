@@ -76,16 +76,24 @@ def engine_answers(settings: Settings, devices: Sequence[Device]) -> Answers:
 
 
 class Repairs:
-    """Carries out the orders of this node until `stop`. `on_line` gets what commands say."""
+    """Carries out the orders of this node until `stop`. `on_line` gets what commands say; `on_recovered` is called when
+    an engine is back, that was not."""
 
     def __init__(
-        self, settings: Settings, devices: Sequence[Device], *, on_line: OnLine, answers: Answers | None = None
+        self,
+        settings: Settings,
+        devices: Sequence[Device],
+        *,
+        on_line: OnLine,
+        on_recovered: Callable[[], object] = lambda: None,
+        answers: Answers | None = None,
     ) -> None:
         self._settings = settings
         self._devices = {device.worker: device for device in devices}
         self._commands = restart_commands(settings, devices)
         self._answers = answers or engine_answers(settings, devices)
         self._on_line = on_line
+        self._on_recovered = on_recovered
         #: Servers that were started, by the device they are for, as in the setting.
         self._servers: dict[str, Command] = {}
         self._running: Command | None = None
@@ -173,6 +181,8 @@ class Repairs:
             repair = self._unrecorded[0]
             repairs.record(client, repair)
             self._unrecorded.pop(0)
+            if repair.outcome == RECOVERED:
+                self._on_recovered()
 
     def _bury(self) -> None:
         """Servers that ended by themselves: the next check finds out."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 import click
 
 from gpu_mesh.cli.output import ago, console, json_option, print_json, table
-from gpu_mesh.domain.health import State
 from gpu_mesh.errors import InvalidValue
 from gpu_mesh.services.health import read
+from gpu_mesh.services.recovery import attempts
 from gpu_mesh.settings import settings
-from gpu_mesh.store.health import Checked
+from gpu_mesh.store.health import DEVICE, Checked
 
 __all__ = ["health"]
+
+#: Attempts to restart an engine that are shown.
+ATTEMPTS = 10
 
 
 @click.command()
@@ -28,7 +32,9 @@ def health(name: str | None, check: bool, as_json: bool) -> None:
     if as_json:
         print_json([one.to_dict() for one in found])
     else:
-        _show(found, now, whole=name is not None)
+        _show(found, now)
+        if name is not None:
+            _show_one(found[0], now)
     if check and any(not one.health.is_claimable for one in found):
         raise click.exceptions.Exit(1)
 
@@ -38,7 +44,7 @@ def _unknown(name: str, found: Iterable[Checked]) -> list[Checked]:
     raise InvalidValue("NAME", name, f"somebody who was checked: {', '.join(known) or 'nobody yet'}")
 
 
-def _show(found: list[Checked], now: float, *, whole: bool) -> None:
+def _show(found: list[Checked], now: float) -> None:
     table(
         "",
         ("kind", "name", "state", "since", "strikes>", "passed %>", "uptime>", "answers in ms>", "checked"),
@@ -63,7 +69,26 @@ def _show(found: list[Checked], now: float, *, whole: bool) -> None:
             console.print(f"{one.name}: {finding.text}", markup=False, soft_wrap=True)
             if finding.remedy:
                 console.print(f"  to do: {finding.remedy}", markup=False, soft_wrap=True)
-        if whole and one.health.state is not State.UNKNOWN:
-            console.print(f"{one.name}: {one.health.checks} checks, {one.health.failed} failed", markup=False)
-            if one.models:
-                console.print(f"models: {', '.join(one.models)}", markup=False, soft_wrap=True)
+
+
+def _show_one(one: Checked, now: float) -> None:
+    console.print(f"{one.name}: {one.health.checks} checks, {one.health.failed} failed", markup=False)
+    if one.models:
+        console.print(f"models: {', '.join(one.models)}", markup=False, soft_wrap=True)
+    if one.kind != DEVICE:
+        return
+    table(
+        "attempts to restart its engine",
+        ("ended", "attempt>", "outcome", "why", "command"),
+        (
+            (
+                ago(None if repair.ended_at is None else now - repair.ended_at),
+                repair.order.attempt,
+                repair.outcome,
+                repair.why,
+                shlex.join(repair.command),
+            )
+            for repair in attempts(settings(), one.name)[:ATTEMPTS]
+        ),
+        empty="no attempt to restart its engine",
+    )

@@ -14,10 +14,13 @@ from datetime import datetime
 import click
 from rich.text import Text
 
+from gpu_mesh.celery import app
 from gpu_mesh.cli.include import check_include_apart
 from gpu_mesh.cli.output import console
 from gpu_mesh.domain.device import Device
+from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.services.channels import check as check_channels
+from gpu_mesh.services.health import FRESH_S
 from gpu_mesh.settings import Settings, env_name, mask, settings
 from gpu_mesh.store.client import broker_url, check_broker
 from gpu_mesh.store.embedded import EmbeddedRedis
@@ -47,6 +50,9 @@ OUR_PACKAGES = ("gpu_mesh", "workers")
 REDIS = "redis"
 #: How often Redis may end while it starts, before `up` gives up.
 START_DEATHS = 3
+#: The task that checks all nodes; when it is sent for what was mended, s: by then reports from before are too old
+#: (services/health.FRESH_S); and how long one that nobody ran is of use, s.
+CHECK, CHECK_AFTER_S, CHECK_EXPIRES_S = "mesh.health", FRESH_S + 1.0, 30.0
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
 
 
@@ -152,7 +158,7 @@ def _supervise(
     current: Settings, devices: Sequence[Device], broker: list[ProcessSpec], broker_deaths: list[Event] | None = None
 ) -> None:
     registrar = Registrar(current, describe(current, devices))
-    repairs = Repairs(current, devices, on_line=_print_line)
+    repairs = Repairs(current, devices, on_line=_print_line, on_recovered=_have_checked)
     specs = [*broker, *worker_specs(current, devices)]
     if current.node_role == "lead":
         specs += lead_specs(current)
@@ -180,6 +186,11 @@ def _supervise(
     finally:
         repairs.stop()
         registrar.stop()
+
+
+def _have_checked() -> None:
+    """What was mended is to claim again now, not at the next check of beat's."""
+    app.send_task(CHECK, queue=CONTROL_QUEUE, countdown=CHECK_AFTER_S, expires=CHECK_EXPIRES_S, ignore_result=True)
 
 
 def _with_registration(spec: ProcessSpec, registrar: Registrar) -> ProcessSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from collections.abc import Callable
@@ -71,9 +72,9 @@ def submit(
     **options: Any,
 ) -> None:
     """Send TASK with ARGS, a JSON list: gpu-mesh submit embeddings '[["a text"]]' --wait."""
-    sent = _known(task).apply_async(
-        _json("ARGS", args, list), _json("--kwargs", kwargs, dict), labels=_labels(labels), **options
-    )
+    known, given, named = _known(task), _json("ARGS", args, list), _json("--kwargs", kwargs, dict)
+    _check_call(known, given, named)
+    sent = known.apply_async(given, named, labels=_labels(labels), **options)
     if streams:
         print_stream(sent, timeout, as_json)
     elif waits:
@@ -128,6 +129,17 @@ def _known(name: str) -> Any:
             f"one of {', '.join(sorted({*TYPE_QUEUES} & own))}, or a task of a module in GPU_MESH_INCLUDE",
         )
     return app.tasks[name]
+
+
+def _check_call(task: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+    """As Celery does on sending. Raises InvalidTask."""
+    if not task.typing:
+        return
+    try:
+        task.__header__(*args, **kwargs)
+    except TypeError as exc:
+        wanted = inspect.signature(task.__header__)
+        raise InvalidTask("ARGS", json.dumps([args, kwargs]), f"what {task.name}{wanted} takes ({exc})") from None
 
 
 def _json(field: str, text: str, kind: type) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import redis
 
 from gpu_mesh.domain.holds import MESH, node_of
+from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.errors import InvalidValue
 from gpu_mesh.store import keys, server
 from gpu_mesh.store.gates import check_names
@@ -90,8 +91,8 @@ def cordoned(client: redis.Redis) -> dict[str, str]:
 
 
 def is_cordoned(worker: str, cordoned: dict[str, str]) -> bool:
-    """Whether a worker is, or its node."""
-    return worker in cordoned or node_of(worker) in cordoned
+    """Whether a worker is, or its node; the control worker of a node looks after the mesh all the same."""
+    return worker in cordoned or (node_of(worker) in cordoned and worker.partition("@")[0] != CONTROL_QUEUE)
 
 
 def _check(name: str, reason: str) -> None:

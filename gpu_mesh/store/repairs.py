@@ -137,6 +137,8 @@ def record(client: redis.Redis, repair: Repair) -> None:
         pipe.lpush(keys.UNTOLD, json.dumps(repair.to_dict()))
         pipe.ltrim(keys.UNTOLD, 0, KEPT - 1)
         pipe.lrem(keys.mending(repair.order.node), 0, json.dumps(asdict(repair.order)))
+        if repair.outcome == RECOVERED:
+            pipe.delete(keys.CHECKER)  # a check may follow at once
         pipe.execute()
 
 

@@ -48,6 +48,8 @@ from workers.process import EX_CONFIG
         (["submit", "tset"], ["task='tset'", "embeddings", "GPU_MESH_INCLUDE"]),
         (["submit", "test", "{not json"], ["ARGS=", "JSON"]),
         (["submit", "test", '{"a": 1}'], ["ARGS=", "a JSON list"]),
+        (["submit", "test", "--kwargs", '{"secs": 3}'], ["ARGS=", "echo", "secs"]),
+        (["submit", "embeddings"], ["ARGS=", "texts"]),
         (["submit", "test", "--label", "owned"], ["--label='owned'", "NAME=VALUE"]),
         (["submit", "test", "--priority", "high"], ["--priority", "integer"]),
         (["submit", "test", "--preemptible", "maybe"], ["--preemptible", "'maybe'", "'yes', 'no', 'restart'"]),

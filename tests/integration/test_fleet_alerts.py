@@ -53,9 +53,9 @@ def silence(client: redis.Redis, name: str = "n1", by_s: float = 60.0) -> None:
 
 
 def test_a_sound_mesh_has_no_alert(client: redis.Redis):
-    """By beat's task, as it runs."""
+    """By the task of the checks, as it runs."""
     join(client)
-    control.alerts.run()
+    control.health.run()
     assert judged(client) == {}
 
 

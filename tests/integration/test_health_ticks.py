@@ -12,12 +12,13 @@ import redis
 from gpu_mesh.domain.checkup import Endpoint
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.health import State
-from gpu_mesh.services import health
+from gpu_mesh.services import drains, health, recovery
 from gpu_mesh.services.health import Answer, Seen
 from gpu_mesh.services.judge import Judge
 from gpu_mesh.settings import settings
 from gpu_mesh.store import cordons, keys, nodes, repairs, server
 from gpu_mesh.store import health as store
+from gpu_mesh.store.alerts import standing
 from gpu_mesh.store.client import connect
 
 #: As the settings have it, s.
@@ -69,9 +70,12 @@ class World:
         return cordons.cordoned(self.client)
 
 
-def _node(name: str) -> nodes.Node:
-    device = Device(name="gpu0", node=name, kind=DeviceKind.NVIDIA, gpu_type="RTX 4090", memory_gb=24.0)
-    return nodes.Node(name=name, role="compute", host=name, version="1", devices=(device,))
+def _node(name: str, *devices: str) -> nodes.Node:
+    found = tuple(
+        Device(name=device, node=name, kind=DeviceKind.NVIDIA, gpu_type="RTX 4090", memory_gb=24.0)
+        for device in devices or ("gpu0",)
+    )
+    return nodes.Node(name=name, role="compute", host=name, version="1", devices=found)
 
 
 @pytest.fixture
@@ -127,6 +131,18 @@ def test_a_gpu_off_the_bus_is_unhealthy_at_once(world: World):
     assert list(world.ill()) == ["gpu0@n1"]
 
 
+def test_what_nobody_checks_any_more_may_claim_again(world: World):
+    """The lead may be gone for good: an illness that nobody confirms ends, by whichever worker tends."""
+    world.say("gpu0@n1", device={"error": "lost", "hard": True})
+    world.check(3)
+    ends = cordons.all_cordons(world.client)[0].until
+    assert ends == pytest.approx(world.now + health.HOLD * EVERY_S + health.HOLD_S)
+    drains.sweep(world.client, world.now + EVERY_S)
+    assert list(world.ill()) == ["gpu0@n1"]
+    drains.sweep(world.client, ends)
+    assert world.ill() == {}
+
+
 def test_a_drain_outlives_an_illness(world: World):
     cordons.cordon(world.client, "gpu0@n1", "drain", why="for ann")
     world.say("gpu0@n1", device={"error": "lost", "hard": True})
@@ -137,7 +153,7 @@ def test_a_drain_outlives_an_illness(world: World):
 
 
 def test_a_machine_that_vanishes(world: World, caplog: pytest.LogCaptureFixture):
-    """F1, H5: node and device fail; one alert tells of both."""
+    """F1, H5: node and device fail; the fleet's rule tells of both, so nothing is told here."""
     caplog.set_level(logging.INFO, "gpu_mesh.services.alerts")
     world.hush("gpu0@n1")
     for silent_s in (25.0, 55.0, 85.0):
@@ -145,8 +161,7 @@ def test_a_machine_that_vanishes(world: World, caplog: pytest.LogCaptureFixture)
         world.check()
     assert (world.state(), world.state(store.NODE, "n1")) == (State.UNHEALTHY, State.UNHEALTHY)
     assert world.state(store.NODE, "n2") is State.HEALTHY
-    told = [record for record in caplog.records if getattr(record, "action", "") == "alert"]
-    assert {getattr(record, "rule", None) for record in told} == {"node"}
+    assert not [record for record in caplog.records if getattr(record, "action", "") == "alert"]
     # What it said last is kept for whoever looks why.
     found = store.checked(world.client, store.DEVICE, "gpu0@n1")
     assert found is not None
@@ -185,6 +200,34 @@ def test_after_a_pause_nobody_is_ill_for_his_silence(world: World):
     assert world.state(name="gpu0@n2") is State.UNHEALTHY
     world.check()
     assert (world.state(), world.state(store.NODE, "n1")) == (State.DEGRADED, State.DEGRADED)
+
+
+def test_a_pause_mends_nobody_either(world: World, caplog: pytest.LogCaptureFixture):
+    """Who is silent before and after it is ill all the while: nothing is told, no cordon lifted."""
+    world.hush("gpu0@n1")
+    world.check(5)
+    world.node("n2", silent_s=150.0)
+    world.hush("gpu0@n2")
+    world.check(5)
+    caplog.set_level(logging.INFO, "gpu_mesh.services.alerts")
+    caplog.clear()
+    for seconds in (600.0, EVERY_S):
+        world.check(seconds=seconds)
+        assert (world.state(), world.state(store.NODE, "n2")) == (State.OFFLINE, State.OFFLINE)
+        assert set(world.ill()) == {"gpu0@n1", "gpu0@n2"}
+    assert caplog.messages == []
+
+
+def test_a_worker_that_starts_is_not_ill(world: World):
+    """A node is registered seconds before its workers answer: nobody is told of that, unless they never do."""
+    world.nodes["n3"] = nodes.NodeEntry(_node("n3"), world.now, 1.0, False)
+    world.check(2, seconds=health.START_S / 3)
+    assert world.state(name="gpu0@n3") is State.UNKNOWN
+    found = store.checked(world.client, store.DEVICE, "gpu0@n3")
+    assert found is not None
+    assert (found.health.checks, found.health.strikes) == (0, 0)
+    world.check(3, seconds=health.START_S)
+    assert world.state(name="gpu0@n3") is State.UNHEALTHY
 
 
 def test_an_address_that_is_only_watched(world: World):
@@ -251,9 +294,13 @@ def orders(world: World) -> list[tuple[str, str, int]]:
     return [(one.worker, one.engine_url, one.attempt) for one in repairs.pending(world.client, "n1")]
 
 
-def end(world: World, outcome: str, **more: Any) -> None:
+def recovery_alerts(world: World) -> set[str]:
+    return {one.subject for one in standing(world.client) if one.rule == recovery.RECOVERY}
+
+
+def end(world: World, outcome: str, node: str = "n1", **more: Any) -> None:
     """The node does what it was ordered."""
-    order = repairs.take(world.client, "n1", 1)
+    order = repairs.take(world.client, node, 1)
     assert order is not None
     repairs.record(
         world.client, repairs.Repair(order=order, outcome=outcome, why="so it is", ended_at=world.now, **more)
@@ -326,6 +373,46 @@ class TestRecovery:
         assert told.levelno == logging.ERROR
         for words in ("attempt 1", "so it is", "no such model store"):
             assert words in told.getMessage()
+
+    def test_it_is_over_when_the_engine_answers_whoever_mended_it(self, world: World):
+        """The alert says to restart it by hand; who leaves takes his with him."""
+        for worker in ("gpu0@n1", "gpu0@n2"):
+            world.say(worker, engines=silent())
+        world.check(3)
+        end(world, repairs.FAILED)
+        end(world, repairs.FAILED, "n2")
+        world.check()
+        assert recovery_alerts(world) == {"gpu0@n1", "gpu0@n2"}
+        world.say("gpu0@n1")
+        world.node("n2", left=True)
+        world.hush("gpu0@n2")
+        world.check()
+        assert recovery_alerts(world) == set()
+
+    def test_devices_that_share_an_engine_share_its_attempts(self, world: World):
+        """Two GPUs of one server: it is restarted once, and the pauses are the server's."""
+        world.nodes["n1"] = nodes.NodeEntry(_node("n1", "gpu0", "gpu1"), world.now, 1.0, False)
+        world.living.add("gpu1@n1")
+        for worker in ("gpu0@n1", "gpu1@n1"):
+            world.say(worker, engines=silent())
+        world.check(3)
+        end(world, repairs.FAILED)
+        world.check(seconds=5.0)
+        assert orders(world) == []
+        world.check(seconds=5.0)
+        assert orders(world) == [("gpu0@n1", OLLAMA["url"], 2)]
+        assert [one.outcome for one in recovery.attempts(settings(), "gpu1@n1")] == [repairs.FAILED]
+
+    def test_who_may_not_restart_it_keeps_nobody_from_it(self, world: World):
+        """GPU_MESH_ENGINE_RESTART="gpu1=…" alone: the refusal of gpu0's order is no attempt at the engine."""
+        world.nodes["n1"] = nodes.NodeEntry(_node("n1", "gpu0", "gpu1"), world.now, 1.0, False)
+        world.living.add("gpu1@n1")
+        for worker in ("gpu0@n1", "gpu1@n1"):
+            world.say(worker, engines=silent())
+        world.check(3)
+        end(world, repairs.REFUSED)
+        world.check(seconds=1.0)
+        assert orders(world) == [("gpu1@n1", OLLAMA["url"], 1)]
 
     def test_what_is_spoilt_by_hand_is_left_out(self, world: World):
         for key in (keys.UNTOLD, keys.REPAIRS, keys.orders("n1"), keys.mending("n1")):

@@ -7,6 +7,7 @@ from claiming import Device, send
 
 from gpu_mesh.errors import InvalidValue
 from gpu_mesh.store import claims, cordons, holds, keys
+from gpu_mesh.store.scripts import script
 
 
 @pytest.mark.parametrize(
@@ -56,13 +57,24 @@ def test_one_with_an_end_is_lifted_then_unless_it_was_put_off(client):
 
 
 def test_an_end_that_was_put_off_while_it_was_looked_at_holds(client):
-    """Whoever sweeps has read the old end."""
+    """Whoever sweeps has read the old end, and lifts nothing by it."""
     cordons.cordon(client, "a", "drain", why="lunch", until=100.0)
-    held = client.hget(keys.CORDONS, "drain@a")
+    seen = client.hget(keys.CORDONS, "drain@a")
     cordons.cordon(client, "a", "drain", why="all day", until=300.0)
-    assert held != client.hget(keys.CORDONS, "drain@a")
+    assert script(client, "cordon")(args=["a", "drain", "", "", "", seen]) == 0
     assert cordons.lift_ended(client, 150.0) == []
     assert cordons.cordoned(client) == {"a": "all day"}
+    assert [one.name for one in cordons.lift_ended(client, 300.0)] == ["a"]
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_of_several_times_to_yield_the_shortest_holds(client, number):
+    """In whichever order Redis has them."""
+    name = f"gpu{number}@node"
+    cordons.cordon(client, name, "drain", why="card needed", yield_s=60.0)
+    cordons.cordon(client, name, "health", why="off the bus", yield_s=5.0)
+    cordons.cordon(client, name, "other", why="whatever", yield_s=30.0)
+    assert holds.closed_to(client, name).leave == holds.Leave(5.0, "off the bus")
 
 
 def test_an_idle_device_that_is_cordoned_is_woken_for_nothing(client, device):
@@ -74,6 +86,25 @@ def test_an_idle_device_that_is_cordoned_is_woken_for_nothing(client, device):
     assert client.zrange("gpumesh:idle:internal", 0, -1) == [other.worker]
     cordons.cordon(client, "node", "drain", why="all of it")
     assert client.keys("gpumesh:idle:*") == []
+
+
+def test_the_mesh_is_looked_after_from_a_node_that_is_drained(client, device):
+    """Checks, alerts and the ends of drains are the control worker's: draining its node must not stop them."""
+    control = Device(client, "control@node", queues=("control",)).start()
+    assert control.claim() is None
+    cordons.cordon(client, "node", "drain", why="card needed", yield_s=5.0)
+    assert client.zrange("gpumesh:idle:control", 0, -1) == ["control@node"]
+    assert holds.closed_to(client, "control@node").leave is None
+    tag = send(client, queue="control")
+    claimed = control.claim()
+    assert isinstance(claimed, claims.Claimed)
+    assert claimed.tag == tag
+    assert isinstance(device.claim(), claims.Refused)
+    held = cordons.cordoned(client)
+    assert not cordons.is_cordoned("control@node", held)
+    assert cordons.is_cordoned("cpu@node", held)
+    cordons.cordon(client, "control@node", "drain", why="it alone")
+    assert isinstance(control.claim(), claims.Refused)
 
 
 def test_what_runs_is_to_yield_where_the_cordon_says_so(client, device):

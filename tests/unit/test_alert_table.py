@@ -34,7 +34,7 @@ def test_its_figures_are_the_code():
         assert f"`{env_name(field)}` ({shown})" in text
     for shown in (domain.REDIS_FULL, domain.REDIS_CRITICAL, domain.REDIS_FULL * domain.MEMORY_BACK):
         assert f"{shown * 100:.4g} %" in text
-    assert f"every {fleet.EVERY_S:.0f} s" in text
+    assert f"every `{env_name('health_every_s')}`" in text
 
 
 def test_every_rule_of_the_fleet_is_judged_and_has_words_for_its_end():

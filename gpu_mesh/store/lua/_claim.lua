@@ -30,7 +30,9 @@ for i = 1, #held do
   end
 end
 
-local state = call('HMGET', P .. 'state', ':*', ':' .. node, ':' .. worker, '!' .. node, '!' .. worker, '+' .. worker,
+-- Who looks after the mesh does so from a node that is drained, too.
+local part = find(worker, '^control@') and worker or node
+local state = call('HMGET', P .. 'state', ':*', ':' .. node, ':' .. worker, '!' .. part, '!' .. worker, '+' .. worker,
   '=looked')
 if state[4] or state[5] then
   stir(worker)

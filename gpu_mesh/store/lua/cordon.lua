@@ -51,7 +51,8 @@ else
 end
 
 for _, worker in ipairs(call('HKEYS', P .. 'idling')) do
-  if worker == name or string.match(worker, '@(.*)$') == name then
+  local part, node = string.match(worker, '^(.*)@(.*)$')
+  if worker == name or (node == name and part ~= 'control') then
     -- A publish must not wake who may not claim.
     if #why > 0 then stir(worker) end
   end
