@@ -22,7 +22,7 @@ from gpu_mesh.services import alerts, recovery
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import availability, cordons, health, leases, nodes, server
 from gpu_mesh.store.alerts import standing as standing_alerts
-from gpu_mesh.store.client import connect, mapped_errors
+from gpu_mesh.store.client import connect, kept, mapped_errors
 from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked
 
 __all__ = ["COMMAND", "FRESH_S", "HEALTH", "YIELD_S", "Answer", "Seen", "look", "read", "reconcile", "tick"]
@@ -82,7 +82,8 @@ class Seen:
 
 def reconcile(app: celery.Celery, settings: Settings) -> None:
     """A check at Redis's time, unless another one was begun lately. Raises BrokerUnavailable."""
-    with mapped_errors(settings), connect(settings) as client:
+    with mapped_errors(settings):
+        client = kept(settings)
         if health.may_check(client, settings.health_every_s / 2):
             seen = look(app, client, settings)
             tick(client, settings, server.now(client), seen)
