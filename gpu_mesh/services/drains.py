@@ -81,7 +81,7 @@ def undrain(settings: Settings, name: str) -> Drained:
 
 
 def sweep(client: Any, now: float, fields: Mapping[str, str] | None = None) -> None:
-    """Lift what was drained until now, s since the epoch. `fields`: as `cordons.parse` has them, where they are known."""
+    """Lift what was drained until now, s since the epoch. `fields`: as `cordons.parse` has them, if known."""
     for ended in cordons.lift_ended(client, now, fields):
         logger.info("%s may claim again: its time is over", ended.name, extra={"action": "undrain"})
 
