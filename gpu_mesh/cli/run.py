@@ -199,7 +199,8 @@ def _with_registration(spec: ProcessSpec, registrar: Registrar) -> ProcessSpec:
             spec.ready()
         registrar.start()
 
-    return replace(spec, ready=ready)
+    # While Redis hears it: who left in order is not missed.
+    return replace(spec, ready=ready, before_stop=registrar.stop)
 
 
 def _is_loopback(host: str) -> bool:
