@@ -160,7 +160,7 @@ class Lease:
             with mapped_errors(self._settings):
                 seen = closings.read(self._client)
                 windows.follow(self._client, self._settings, seen)
-                drains.sweep(self._client, seen)
+                drains.sweep(self._client, seen.now, seen.cordons)
         except BrokerUnavailable:
             raise
         except Exception:

@@ -15,7 +15,7 @@ from gpu_mesh.services.health_alerts import FLAPPING, tell, words
 from gpu_mesh.services.looking import Seen, look
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import availability, cordons, health, server
-from gpu_mesh.store.client import connect, mapped_errors
+from gpu_mesh.store.client import connect, kept, mapped_errors
 from gpu_mesh.store.health import DEVICE, NODE, Checked
 
 __all__ = ["HEALTH", "HOLD", "HOLD_S", "YIELD_S", "read", "reconcile", "tick"]
@@ -34,7 +34,8 @@ UNHEARD = 1.5
 
 def reconcile(app: celery.Celery, settings: Settings) -> None:
     """A check at Redis's time, unless another one was begun lately. Raises BrokerUnavailable."""
-    with mapped_errors(settings), connect(settings) as client:
+    with mapped_errors(settings):
+        client = kept(settings)
         if health.may_check(client, settings.health_every_s / 2):
             seen = look(app, client, settings)
             tick(client, settings, server.now(client), seen)

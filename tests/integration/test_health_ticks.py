@@ -12,7 +12,7 @@ import redis
 from gpu_mesh.domain.checkup import Endpoint
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.health import State
-from gpu_mesh.services import drains, health, recovery
+from gpu_mesh.services import diagnosis, drains, health, recovery
 from gpu_mesh.services.judge import Judge
 from gpu_mesh.services.looking import Answer, Seen
 from gpu_mesh.settings import settings
