@@ -136,7 +136,9 @@ class Registrar:
             nodes.register(self._client, self._node, instance=self._instance, ttl_s=self._settings.node_ttl_s)
 
     def stop(self) -> None:
-        """Stop renewing and say goodbye, if the broker can hear it."""
+        """Stop renewing and say goodbye, if the broker can hear it. Once: a second call does nothing."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=STOP_GRACE_S)

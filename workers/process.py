@@ -53,6 +53,9 @@ class ProcessSpec:
     #: Returns when the program, once started, can serve the next stage; raises to give the whole start up.
     #: Called once, in a thread of its own, with a time limit of its own; not called after a restart.
     ready: Callable[[], None] | None = None
+    #: Called once, in the supervising thread, when the later stages have stopped and before this one is to: it must
+    #: return soon.
+    before_stop: Callable[[], None] | None = None
     #: Whether to start it again when it ends, with whatever exit code.
     restart: bool = True
     #: Exit codes that stop everything, and that the supervisor then returns; see `EX_CONFIG`.

@@ -200,9 +200,18 @@ class Supervisor:
         for stage in sorted({child.spec.stage for child in children}, reverse=True):
             leaving = [child for child in children if child.spec.stage == stage]
             for child in leaving:
+                self._before_stop(child.spec)
                 child.stop()
             while not all(child.is_gone for child in leaving):
                 self._tick()
+
+    def _before_stop(self, spec: ProcessSpec) -> None:
+        if spec.before_stop is None:
+            return
+        try:
+            spec.before_stop()
+        except Exception:
+            logger.exception("%s: what comes before its stop failed", spec.name, extra={"action": "stop"})
 
     def _tick(self) -> None:
         self._sleep()

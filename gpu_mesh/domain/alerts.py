@@ -280,7 +280,7 @@ def _summary(rule: str, level: Level, window: Window, now: float) -> Notice:
     count = len(window.held) + window.more
     names = ", ".join(window.held[:NAMED]) + (", …" if count > NAMED else "")
     over = " recovered" if level is Level.INFO else ""
-    text, reach = f"and {count} more{over}: {names}", max(window.reach, int(level))
+    text, reach = f"{rule}: and {count} more{over}: {names}", max(window.reach, int(level))
     return Notice(
         kind="more", rule=rule, subject="mesh", level=level, reach=reach, text=text,
         remedy="`gpu-mesh alerts` lists all", since=window.since, at=now,

@@ -117,8 +117,8 @@ def follow(client: Any, settings: Settings, seen: Closings, *, leads: bool = Fal
 
 
 def _lead(client: Any, told: Plan | None, own: Plan) -> Plan:
-    if told == own:
-        return own
+    if told is not None and (told.hours, told.zone) == (own.hours, own.zone):
+        return told  # another lead's, which says the same
     if told is not None:
         logger.warning(
             "peak hours are %s (%s) by %s from now on; they were %s (%s) by %s",

@@ -258,6 +258,7 @@ def test_stop_is_orderly_and_data_survives(tmp_path: Path) -> None:
         assert psutil.wait_procs(running, timeout=5)[1] == []
     text = log.read_text(errors="replace")
     assert text.index("beat stopped") < text.index("cpu0 stopped") < text.index("redis stopped")
+    assert "without a goodbye" not in text
     with gpu_mesh("up", "--devices", "cpu", log=tmp_path / "second.log", ready="redis started", env=env):
         waiting = wait_for(lambda: run("tasks", "--waiting", "--json", env=sender).stdout, "the next start")
     assert [task["id"] for task in json.loads(waiting)] == [sent.stdout.strip()]

@@ -88,7 +88,7 @@ def test_many_at_once_are_a_few_lines(client: redis.Redis):
     client.hset(keys.ALERT_RATES, "disconnected", json.dumps(rates))
     assert store.summarise(client) == 1
     last = outbox.pending(client)[-1]
-    assert last.text.startswith("and 15 more: n5, n6")
+    assert last.text.startswith("disconnected: and 15 more: n5, n6")
     assert not client.exists(keys.ALERT_RATES)
 
 

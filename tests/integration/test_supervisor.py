@@ -225,6 +225,21 @@ def test_stages_start_upwards_and_stop_downwards() -> None:
     assert (running.code, running.supervisor.pids()) == (0, {})
 
 
+def test_what_comes_before_a_stop_finds_it_running() -> None:
+    """A node says goodbye to a Redis that still hears it; a goodbye that fails keeps nobody from stopping."""
+    found: list[set[str]] = []
+
+    def goodbye() -> None:
+        found.append(set(running.supervisor.pids()))
+        raise RuntimeError("nobody listens")
+
+    with house(spec("redis", before_stop=goodbye), spec("gpu0", stage=1)) as running:
+        running.event("gpu0", Action.STARTED)
+        running.stop()
+    assert found == [{"redis"}]
+    assert (running.code, running.supervisor.pids()) == (0, {})
+
+
 def test_next_stage_waits_until_the_one_before_is_ready() -> None:
     told = threading.Event()
 

@@ -99,6 +99,14 @@ def test_the_lead_says_the_hours(client: redis.Redis, caplog: pytest.LogCaptureF
     assert "peak hours are none (Asia/Tokyo) by far" in caplog.text
 
 
+def test_two_leads_that_say_the_same_hours_change_nothing(client: redis.Redis, caplog: pytest.LogCaptureFixture):
+    """Whichever control worker tends: no word of new hours where there are none."""
+    windows.tick(client, BERLIN, at(10), leads=True)
+    windows.tick(client, BERLIN.model_copy(update={"node_name": "lead-2"}), at(10), leads=True)
+    assert caplog.messages == []
+    assert closed(client) == [("ai-batch", "window", at(18))]
+
+
 def test_hours_that_change_move_the_end(client: redis.Redis):
     """R2: a lead that is started with other settings."""
     windows.tick(client, BERLIN, at(10), leads=True)

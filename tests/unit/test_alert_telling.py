@@ -177,7 +177,7 @@ class TestRate:
         assert len(world.notices) == PASSED
         assert world.summarise(WINDOW_S - 1) == []
         (line,) = world.summarise(1)
-        assert line.text.startswith("and 15 more: n5, n6, ")
+        assert line.text.startswith("node: and 15 more: n5, n6, ")
         assert line.text.endswith("n12, …")
         assert (line.kind, line.level, line.reach) == ("more", ERROR, ERROR)
         assert world.summarise(WINDOW_S) == []
@@ -192,7 +192,7 @@ class TestRate:
             world.post(f"n{number}")
         assert world.clear(f"n{PASSED}", after_s=60) == []
         (line,) = world.summarise(WINDOW_S)
-        assert line.text == f"and 1 more: n{PASSED + 1}"
+        assert line.text == f"node: and 1 more: n{PASSED + 1}"
         assert kinds(world.clear(f"n{PASSED + 1}")) == [("over", "INFO")]
 
     def test_who_heard_of_a_lower_level_hears_of_the_end(self, world: World):
@@ -216,7 +216,7 @@ class TestRate:
         for number in range(PASSED + 1):
             world.clear(f"n{number}")
         (line,) = world.summarise(WINDOW_S)
-        assert (line.text, line.reach) == (f"and 1 more recovered: n{PASSED}", CRITICAL)
+        assert (line.text, line.reach) == (f"node: and 1 more recovered: n{PASSED}", CRITICAL)
 
     def test_a_clock_that_was_set_back_holds_nothing_back(self, world: World):
         for number in range(PASSED):
@@ -228,7 +228,7 @@ class TestRate:
             world.post(f"n{number}")
         assert len(world.windows[ERROR].held) == HELD
         (line,) = world.summarise(WINDOW_S)
-        assert line.text.startswith(f"and {HELD + 3} more: ")
+        assert line.text.startswith(f"node: and {HELD + 3} more: ")
 
 
 def test_what_is_kept_is_read_again():
