@@ -47,8 +47,8 @@ class Tick(Protocol):
 class Lease:
     """Renews the lease of `worker`; one worker's also reaps what dead ones hold, and keeps windows and pauses.
 
-    `on_tick` is called every PROMOTE_EVERY_S; `on_lost` when the lease had ended: what the worker held may run
-    elsewhere.
+    `on_tick` is called every PROMOTE_EVERY_S, or with each renewal while the worker `rests`, that is, holds nothing;
+    `on_lost` when the lease had ended: what the worker held may run elsewhere.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Lease:
         pulse: Pulse,
         on_tick: Tick,
         on_lost: Callable[[], None],
+        rests: Callable[[], bool] = lambda: False,
     ) -> None:
         self.worker = worker
         self._settings = settings
@@ -66,6 +67,7 @@ class Lease:
         self._pulse = pulse
         self._on_tick = on_tick
         self._on_lost = on_lost
+        self._rests = rests
         self._client = connect(settings, timeout_s=self._every_s)
         self._begun = False
         #: Whether what a predecessor of the name held was taken back.
@@ -131,7 +133,7 @@ class Lease:
 
     def _run(self) -> None:
         renewed = time.monotonic()
-        while not self._stopping.wait(min(PROMOTE_EVERY_S, self._every_s)):
+        while not self._stopping.wait(self._pause_s()):
             try:
                 self._on_tick(tends=self._tends)
                 if time.monotonic() - renewed >= self._every_s or not self._begun:
@@ -144,6 +146,11 @@ class Lease:
             except Exception:
                 logger.exception("lease not renewed", extra={"action": "lease"})
 
+    def _pause_s(self) -> float:
+        """Until there may be something to do: less often where it is only the lease (SPEC H9)."""
+        rests = self._begun and not self._tends and self._rests()
+        return self._every_s if rests else min(PROMOTE_EVERY_S, self._every_s)
+
     def _reconcile(self) -> None:
         """Windows, pauses and drains, whoever else sees to them: a beat that is dead keeps no queue open or closed."""
         if not self._tends or time.monotonic() - self._reconciled < RECONCILE_EVERY_S:
@@ -153,7 +160,7 @@ class Lease:
             with mapped_errors(self._settings):
                 seen = closings.read(self._client)
                 windows.follow(self._client, self._settings, seen)
-                drains.sweep(self._client, seen)
+                drains.sweep(self._client, seen.now, seen.cordons)
         except BrokerUnavailable:
             raise
         except Exception:

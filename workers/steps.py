@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 #: How often the pool looks after its children, and the event loop beats, s, while it has jobs and while it has none;
 #: Celery's own 5 s would leave a killed job lying.
 WATCH_EVERY_S, IDLE_WATCH_EVERY_S = 0.1, 1.0
+#: And one without a device while it has none, in parts of the lease, which needs the beat: a job that comes hurries it.
+RESTING_WATCH_TTL = 0.25
 
 
 class Leasing(bootsteps.StartStopStep):
@@ -79,6 +81,7 @@ class Leasing(bootsteps.StartStopStep):
             pulse=worker.pulse,
             on_tick=worker.claimer.tick,
             on_lost=lambda: _drop_jobs(worker),
+            rests=lambda: not worker.claimer.held,
         )
         self._lease.start()
 
@@ -166,11 +169,17 @@ class Claiming(bootsteps.StartStopStep):
             _look(c)
             self._consumers.reconcile(c, c.controller.gates.closed)
         finally:
-            self._look_in(c, WATCH_EVERY_S if reserved_requests else IDLE_WATCH_EVERY_S)
+            self._look_in(c, WATCH_EVERY_S if reserved_requests else _idle_watch_s())
 
 
 def _rests(has_device: bool) -> bool:
     return not has_device and not reserved_requests
+
+
+def _idle_watch_s() -> float:
+    if own_device() is not None:
+        return IDLE_WATCH_EVERY_S
+    return max(IDLE_WATCH_EVERY_S, settings().lease_ttl_s * RESTING_WATCH_TTL)
 
 
 def _beat(c: Any) -> None:

@@ -20,7 +20,7 @@ from gpu_mesh.cli.output import console
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.services.channels import check as check_channels
-from gpu_mesh.services.health import FRESH_S
+from gpu_mesh.services.looking import FRESH_S
 from gpu_mesh.settings import Settings, env_name, mask, settings
 from gpu_mesh.store.client import broker_url, check_broker
 from gpu_mesh.store.embedded import EmbeddedRedis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ from gpu_mesh.services.gates import read_closures, whoami
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import cordons, nodes
 from gpu_mesh.store.client import connect, mapped_errors
-from gpu_mesh.store.closings import Closings
 
 __all__ = ["DRAIN", "Drained", "drain", "sweep", "undrain"]
 
@@ -80,9 +80,9 @@ def undrain(settings: Settings, name: str) -> Drained:
         return Drained(name, was, still="; ".join(still) or None)
 
 
-def sweep(client: Any, seen: Closings) -> None:
-    """Lift what was drained until now."""
-    for ended in cordons.lift_ended(client, seen.now, seen.cordons):
+def sweep(client: Any, now: float, fields: Mapping[str, str] | None = None) -> None:
+    """Lift what was drained until now, s since the epoch. `fields`: as `cordons.parse` has them, if known."""
+    for ended in cordons.lift_ended(client, now, fields):
         logger.info("%s may claim again: its time is over", ended.name, extra={"action": "undrain"})
 
 

@@ -22,7 +22,7 @@ from gpu_mesh.services.lookup import known_queues
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import alerts as store
 from gpu_mesh.store import availability, census, health, nodes, queues, server
-from gpu_mesh.store.client import broker_error, connect, mapped_errors
+from gpu_mesh.store.client import broker_error, kept, mapped_errors
 
 __all__ = ["JUDGES", "OVER", "reconcile", "tick"]
 
@@ -49,7 +49,8 @@ OVER = {
 
 def reconcile(settings: Settings) -> None:
     """A tick at Redis's time. Raises BrokerUnavailable."""
-    with mapped_errors(settings), connect(settings) as client:
+    with mapped_errors(settings):
+        client = kept(settings)
         tick(client, settings, server.now(client))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, tzinfo
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 WINDOWED = ("ai-batch",)
 #: Why they are.
 REASON = "window"
+MINUTE_S = 60.0
 _parse = cache(PeakHours.parse)
 
 
@@ -75,6 +76,12 @@ def _local_zone() -> str:
     return str(name)
 
 
+@lru_cache(maxsize=8)
+def _phase(hours: str, zone: str, minute: int) -> Phase:
+    """Of a minute since the epoch: hours begin and end with one, and this is asked each second."""
+    return _parse(hours).phase(zone_of(zone), minute * MINUTE_S)
+
+
 def own_plan(settings: Settings) -> Plan:
     """What this node's settings say; `local` by its name, for other nodes may be elsewhere."""
     zone = _local_zone() if settings.timezone == "local" else settings.timezone
@@ -103,7 +110,7 @@ def follow(client: Any, settings: Settings, seen: Closings, *, leads: bool = Fal
     for gate in seen.gates:
         if gate.reason != REASON and gate.until is not None and gate.until <= now and gates.open_ended(client, gate):
             logger.info("%s opens: the end of %s", gate.queue, gate.reason, extra={"action": "reopen"})
-    phase = _parse(plan.hours).phase(zone_of(plan.zone), now)
+    phase = _phase(plan.hours, plan.zone, int(now // MINUTE_S))
     closed = {gate.queue: gate for gate in seen.gates if gate.reason == REASON and gate.scope == gates.MESH}
     for queue in WINDOWED:
         _set(client, plan, phase, queue, closed.get(queue), _open_by_hand(client, queue, seen.opened.get(queue), now))

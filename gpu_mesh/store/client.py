@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # A connection's first look for its host would import it, in a thread while the process forks (engines/importing).
 import encodings.idna  # noqa: F401
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -27,6 +28,7 @@ __all__ = [
     "broker_url",
     "check_broker",
     "connect",
+    "kept",
     "mapped_errors",
     "process_client",
     "result_url",
@@ -160,6 +162,18 @@ def broker_error(settings: Settings, exc: BaseException) -> BrokerUnavailable | 
 def process_client(pid: int, timeout_s: float) -> redis.Redis:
     """The client of process `pid`, which asks with its own: a child made by fork must not share its parent's."""
     return connect(own_settings(), timeout_s=timeout_s)
+
+
+#: By process and address.
+_kept: dict[tuple[int, str], redis.Redis] = {}
+
+
+def kept(settings: Settings) -> redis.Redis:
+    """This process's client for what it does now and then: a connection costs more than what is said over it."""
+    key = os.getpid(), broker_url(settings)
+    if key not in _kept:
+        _kept[key] = connect(settings)
+    return _kept[key]
 
 
 def check_broker(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S) -> None:

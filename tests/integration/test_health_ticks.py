@@ -12,9 +12,9 @@ import redis
 from gpu_mesh.domain.checkup import Endpoint
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.health import State
-from gpu_mesh.services import drains, health, recovery
-from gpu_mesh.services.health import Answer, Seen
+from gpu_mesh.services import diagnosis, drains, health, recovery
 from gpu_mesh.services.judge import Judge
+from gpu_mesh.services.looking import Answer, Seen
 from gpu_mesh.settings import settings
 from gpu_mesh.store import cordons, keys, nodes, repairs, server
 from gpu_mesh.store import health as store
@@ -221,12 +221,12 @@ def test_a_pause_mends_nobody_either(world: World, caplog: pytest.LogCaptureFixt
 def test_a_worker_that_starts_is_not_ill(world: World):
     """A node is registered seconds before its workers answer: nobody is told of that, unless they never do."""
     world.nodes["n3"] = nodes.NodeEntry(_node("n3"), world.now, 1.0, False)
-    world.check(2, seconds=health.START_S / 3)
+    world.check(2, seconds=diagnosis.START_S / 3)
     assert world.state(name="gpu0@n3") is State.UNKNOWN
     found = store.checked(world.client, store.DEVICE, "gpu0@n3")
     assert found is not None
     assert (found.health.checks, found.health.strikes) == (0, 0)
-    world.check(3, seconds=health.START_S)
+    world.check(3, seconds=diagnosis.START_S)
     assert world.state(name="gpu0@n3") is State.UNHEALTHY
 
 

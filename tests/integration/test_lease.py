@@ -22,7 +22,7 @@ from gpu_mesh.store import checkpoints, claims, keys, leases
 from gpu_mesh.store.client import connect
 from gpu_mesh.store.embedded import Address
 from gpu_mesh.store.scripts import sha, source
-from workers.lease import Lease, Tick
+from workers.lease import PROMOTE_EVERY_S, Lease, Tick
 from workers.pulse import Pulse
 
 TTL_S = 0.5
@@ -206,3 +206,27 @@ def test_a_replaced_run_overwrites_no_checkpoint(broker: str):
         assert checkpoints.load(client, "task") is None
         assert not checkpoints.drop(client, "task")
         assert not claims.holds(client, WORKER, "tag")
+
+
+def test_a_worker_that_holds_nothing_only_renews(broker: str):
+    """H9; but not the one that promotes for all, and not one that has a claim to let go of."""
+    own = Settings(broker_url=broker, lease_ttl_s=10.0)
+    with connect(own) as client:
+        for tends, rests, expected in (
+            (True, True, PROMOTE_EVERY_S),
+            (False, False, PROMOTE_EVERY_S),
+            (False, True, 2.0),
+        ):
+            client.delete(keys.LEASES, "gpumesh:tender")
+            leases.renew(client, WORKER if tends else "another@n", 10.0, anew=True)
+            found = Lease(
+                own,
+                WORKER,
+                pulse=Pulse(),
+                on_tick=lambda *, tends: None,
+                on_lost=lambda: None,
+                rests=[bool, lambda: True][rests],
+            )
+            found.start()
+            assert found._pause_s() == expected
+            found.stop()

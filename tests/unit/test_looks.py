@@ -6,7 +6,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from workers.steps import IDLE_WATCH_EVERY_S, WATCH_EVERY_S, Claiming
+import pytest
+
+from gpu_mesh.settings import settings
+from workers.steps import IDLE_WATCH_EVERY_S, WATCH_EVERY_S, Claiming, _idle_watch_s
 
 
 class Hub:
@@ -33,3 +36,15 @@ def test_a_job_that_comes_has_it_look_sooner():
     for _ in range(2):
         step._hurry(sender=consumer)
     assert (hub.later, hub.cancelled) == ([IDLE_WATCH_EVERY_S, WATCH_EVERY_S], 1)
+
+
+@pytest.mark.parametrize(("ttl_s", "expected"), [("10", 2.5), ("2", IDLE_WATCH_EVERY_S)])
+def test_an_idle_worker_without_a_device_looks_less_often(monkeypatch: pytest.MonkeyPatch, ttl_s: str, expected: float):
+    """H9; but often enough for the beat that its lease needs."""
+    monkeypatch.setenv("GPU_MESH_LEASE_TTL_S", ttl_s)
+    monkeypatch.delenv("GPU_MESH_WORKER_DEVICE", raising=False)
+    settings.cache_clear()
+    try:
+        assert _idle_watch_s() == expected < float(ttl_s)
+    finally:
+        settings.cache_clear()
