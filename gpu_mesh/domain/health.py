@@ -91,6 +91,8 @@ class Health:
     #: Of them those that failed.
     failed: int = 0
     score: float = 100.0
+    #: How much of all time the score knows, weighted as it is: 0 at the first check, towards 1.
+    known: float = 0.0
     #: Numbers of the checks, counted from the first, at which it fell.
     falls: tuple[int, ...] = ()
     #: Passed checks in a row.
@@ -149,6 +151,7 @@ def check(before: Health, now: float, found: Iterable[Finding]) -> Health:
         strikes = max(strikes, UNHEALTHY_AT)
     state = _state(strikes, degraded=bool(findings) or flapping)
     quality = 0.0 if failed else 0.5 if findings else 1.0
+    score, known = _score(before, now, quality)
     return replace(
         before,
         state=state,
@@ -158,7 +161,8 @@ def check(before: Health, now: float, found: Iterable[Finding]) -> Health:
         failing_since=(before.failing_since or now) if failed else 0.0,
         checks=number,
         failed=before.failed + failed,
-        score=_score(before, now, quality),
+        score=score,
+        known=known,
         falls=falls,
         passed=passed,
         flapping=flapping,
@@ -174,9 +178,11 @@ def _state(strikes: int, *, degraded: bool) -> State:
     return State.DEGRADED if strikes or degraded else State.HEALTHY
 
 
-def _score(before: Health, now: float, quality: float) -> float:
-    """The uptime score: the interval since the last check had this quality."""
-    if not before.checks:
-        return 100.0 * quality
-    kept = math.exp2(-max(0.0, now - before.checked_at) / HALF_LIFE_S)
-    return kept * before.score + (1.0 - kept) * 100.0 * quality
+def _score(before: Health, now: float, quality: float) -> tuple[float, float]:
+    """The uptime score, the interval since the last check having had this quality, and what it knows then."""
+    kept = math.exp2(-max(0.0, now - before.checked_at) / HALF_LIFE_S) if before.checks else 1.0
+    known = kept * before.known + (1.0 - kept)
+    if known <= 0.0:
+        return 100.0 * quality, 0.0
+    score = (kept * before.known * before.score + (1.0 - kept) * 100.0 * quality) / known
+    return min(100.0, score), known

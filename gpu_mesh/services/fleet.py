@@ -76,7 +76,17 @@ def _follow(client: Any, rule: str, found: list[Alert], held: list[Standing]) ->
     subjects = {alert.subject for alert in found}
     for one in held:
         if one.subject not in subjects:
-            alerts.clear(client, rule, one.subject, OVER[rule])
+            alerts.clear(
+                client, rule, one.subject, _back(client, one.subject) if rule == "disconnected" else OVER[rule]
+            )
+
+
+def _back(client: Any, name: str) -> str:
+    """How a node's absence ended."""
+    entry = next((entry for entry in nodes.all_nodes(client) if entry.node.name == name), None)
+    if entry is None:
+        return "it was forgotten"
+    return "it left in order" if entry.left else "it is here again"
 
 
 def _disconnected(client: Any, settings: Settings, now: float, held: frozenset[str]) -> list[Alert] | None:

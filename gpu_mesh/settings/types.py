@@ -95,6 +95,9 @@ def _pairs(value: object) -> object:
     pairs = [part.partition("=") for part in value.split(",") if part.strip()]
     if not all(sign and name.strip() and held.strip() for name, sign, held in pairs):
         raise ValueError("name=value pairs separated by commas")
+    names = [name.strip() for name, _, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"each name once; {twice} is there twice")
     return {name.strip(): held.strip() for name, _, held in pairs}
 
 

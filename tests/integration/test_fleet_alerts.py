@@ -68,10 +68,12 @@ def test_a_node_that_says_nothing(client: redis.Redis):
     join(client)
     assert judged(client) == {}
     assert told(client) == [("raised", "disconnected"), ("over", "disconnected")]
+    assert outbox.pending(client)[-1].text.endswith(": it is here again")
     silence(client)
     assert judged(client)
     client.hdel(keys.NODES, "n1")
     assert judged(client) == {}
+    assert outbox.pending(client)[-1].text.endswith(": it was forgotten")
     join(client)
     nodes.leave(client, "n1", instance="i")
     silence(client)

@@ -123,6 +123,13 @@ def test_the_uptime_score_is_half_an_hour_after_a_long_outage():
     assert after(*[[WARNING]] * 10_000).score == pytest.approx(50.0)
 
 
+def test_the_uptime_score_is_of_the_time_that_was_seen():
+    """A first check that failed says nothing of the hour before it: whoever came up late is not down for long."""
+    assert after([FAILURE]).score == 0.0
+    assert after([FAILURE], []).score == 100.0
+    assert after([FAILURE], [], [FAILURE]).score == pytest.approx(50.0, abs=1.0)
+
+
 found_lists = st.lists(st.lists(st.sampled_from([FAILURE, FAULT, WARNING]), max_size=2), max_size=60)
 
 

@@ -474,3 +474,9 @@ def test_secrets_are_masked_where_settings_are_shown(shown, read):
     assert not any("ter2" in row.value for row in found.values())
     assert "ter2" not in repr(read(**secrets))
     assert "ter2" not in str(read(**secrets))
+
+
+def test_a_name_that_is_given_twice_is_refused(refused):
+    """N1: which of the two was meant nobody can tell."""
+    said = str(refused(GPU_MESH_WATCH_URLS="a=http://x:1, b=http://y:1,a=http://z:1"))
+    assert "each name once; a is there twice" in said
