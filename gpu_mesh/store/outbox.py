@@ -20,7 +20,7 @@ from gpu_mesh.domain.announcing import Key, Try
 from gpu_mesh.store import keys
 from gpu_mesh.store.replies import text
 
-__all__ = ["alone", "announce", "finish", "note", "pending", "put", "takes", "tries"]
+__all__ = ["alone", "announce", "finish", "is_announced", "note", "pending", "put", "takes", "tries"]
 
 #: Notices kept at most: what more is posted meanwhile is in the log and in the history.
 KEPT = 1000
@@ -30,12 +30,17 @@ ANNOUNCED_S = 86_400.0
 
 def takes(client: redis.Redis) -> bool:
     """Whether a notice has a place, and somebody who sends it."""
-    return bool(client.exists(keys.ANNOUNCED)) and int(client.hlen(keys.OUTBOX)) < KEPT
+    return is_announced(client) and int(client.hlen(keys.OUTBOX)) < KEPT
 
 
 def announce(client: redis.Redis) -> None:
     """Somebody has channels."""
     client.set(keys.ANNOUNCED, "1", px=round(ANNOUNCED_S * 1000))
+
+
+def is_announced(client: redis.Redis) -> bool:
+    """Whether it is known that somebody has channels."""
+    return bool(client.exists(keys.ANNOUNCED))
 
 
 def put(pipe: redis.Redis, notices: Sequence[Notice], now: float) -> None:
