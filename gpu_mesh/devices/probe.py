@@ -1,9 +1,9 @@
 """The process that reads one NVIDIA GPU, run as a script by `gpu_mesh.devices.reader`.
 
 Its arguments are the device and the driver's errors (XID) that earlier ones heard, as JSON. It says `ready`, then
-answers each line of its standard input with a reading, or with `{"error", "hard"}`; before it, in a line that ends with
-a space, with all errors of the driver, where there is a new one: a reading may hang. It lives between two readings: so they cost next to nothing, and it hears of errors of the
-driver that nobody can ask for later.
+answers each line of its standard input with a reading, or with `{"error", "hard"}`; where there is a new error of the
+driver, with all of them before that, in a line that ends with a space: a reading may hang. It lives between two
+readings: so they cost next to nothing, and it hears of errors of the driver that nobody can ask for later.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def serve() -> None:
     _say("ready")
     for _ in sys.stdin:
         xids.listen()
-        if (heard := xids.heard()) != told:
-            told = heard
+        if (known := xids.heard()) != told:
+            told = known
             _say(told or (), end=" \n")
         try:
             _say(with_xids(source.read(device), xids.heard()).to_dict())

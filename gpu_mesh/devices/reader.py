@@ -120,9 +120,7 @@ class Reader:
         return DeviceError(f"{self._device.name} ({self._device.gpu_type}) cannot be read: {why}", hard=hard)
 
 
-def _answer(
-    process: subprocess.Popen[bytes], limit_s: float, hear: Callable[[Any], object] = lambda _: None
-) -> Any:
+def _answer(process: subprocess.Popen[bytes], limit_s: float, hear: Callable[[Any], object] = lambda _: None) -> Any:
     """The next line as JSON; `hear` hears what is told before it. Raises TimeoutError, OSError where it ended,
     ValueError."""
     assert process.stdout is not None
