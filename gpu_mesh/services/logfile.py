@@ -200,9 +200,15 @@ def _drop(path: Path, days: int, max_bytes: float, now: float) -> None:
 def _write(file: int, line: bytes) -> None:
     done = os.write(file, line)
     if done < len(line):
-        # The disk is full in the middle of it. What is written next must not stand behind half a line.
+        # The disk is full in the middle of it. What is written next must not stand behind half a line, whoever writes:
+        # its last byte is there, one more need not be.
         with suppress(OSError):
-            os.write(file, b"\n")
+            end, flags = os.lseek(file, 0, os.SEEK_CUR), fcntl.fcntl(file, fcntl.F_GETFL)
+            fcntl.fcntl(file, fcntl.F_SETFL, flags & ~os.O_APPEND)
+            try:
+                os.pwrite(file, b"\n", end - 1)
+            finally:
+                fcntl.fcntl(file, fcntl.F_SETFL, flags)
         raise OSError("half a line was written: the disk is full")
 
 

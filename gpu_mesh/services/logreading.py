@@ -63,19 +63,23 @@ class LogReader:
                     yield from self._go_on()
                     continue
             else:
-                self._file = _opened(self._path)
+                yield from self._go_on()
             pause(EVERY_S)
 
     def _go_on(self) -> Iterator[dict[str, Any]]:
-        """From a file that was read to its end and put aside to the next."""
+        """From a file that was read to its end and put aside, or removed, to the next."""
+        was_read = None
         if self._file is not None:
+            self._file.seek(0)
+            was_read = self._file.readline()
             self._file.close()
         self._file = _opened(self._path)
         new = [old for old in older(self._path) if _name(old) not in self._seen]
         self._seen |= {_name(old) for old in new}
-        # The first is the one that was read; what follows came and went between two looks.
-        for old in new[1:]:
-            if self._file is None or _identity_of(old) != _identity(self._file):
+        # One is the file that was read, by its first line: it may be compressed by now. Others came and went meanwhile.
+        for old in new:
+            is_open = self._file is not None and _identity_of(old) == _identity(self._file)
+            if not is_open and next(_whole(old), None) != was_read:
                 yield from self._take(_whole(old))
 
     def _take(self, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -373,3 +374,60 @@ def test_the_last_lines_are_read_from_the_end(path: Path):
     damaged.write_bytes(b"no gzip")
     assert len(messages(path)) == 20 - count
     file.close()
+
+
+def test_following_goes_on_where_the_folder_is_removed(path: Path):
+    """What was written anew is read once, also where several files were begun before the next look."""
+    file = LogFile(path, days=7, max_bytes=BIG, part_bytes=150)
+
+    def write(*texts: str) -> None:
+        for text in texts:
+            file.write(line(text))
+
+    write("old")
+    with LogReader(path, Wanted()) as reader:
+        reader.so_far()
+        found = followed(
+            reader,
+            lambda: write("1"),
+            lambda: shutil.rmtree(path.parent),
+            lambda: None,
+            lambda: (write("2", "3", "4"), cared_for(file)),
+            lambda: None,
+            lambda: (write("5", "6"), cared_for(file)),
+            lambda: None,
+            lambda: (shutil.rmtree(path.parent), write("7", "8", "9")),
+            lambda: None,
+            lambda: write("10"),
+            lambda: None,
+            lambda: None,
+        )
+    assert sorted(found, key=int) == [str(number) for number in range(1, 11)]
+    file.close()
+
+
+FILLS = """
+import resource, signal, sys
+from pathlib import Path
+from gpu_mesh.services.logfile import LogFile
+file = LogFile(Path(sys.argv[1]), days=7, max_bytes=1e9)
+file.write(b"x" * 50 + b"\\n")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+for _ in range(2):
+    try:
+        file.write(b"y" * 99 + b"\\n")
+    except OSError:
+        print("told")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+file.write(b"z\\n")
+"""
+
+
+def test_half_a_line_on_a_disk_that_is_full_costs_no_other(path: Path):
+    """Though there is room for no byte more, not even its end."""
+    ran = subprocess.run(
+        [sys.executable, "-c", FILLS, str(path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout == "told\ntold\n"
+    assert path.read_bytes() == b"x" * 50 + b"\n" + b"y" * 48 + b"\nz\n"
