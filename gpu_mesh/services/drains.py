@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 #: The reason of a cordon by hand.
 DRAIN = "drain"
+#: For how long a cordon that could not be checked is put off, s: until there was a check again.
+UNCHECKED_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +88,14 @@ def sweep(client: Any, now: float, fields: Mapping[str, str] | None = None) -> N
     A cordon of what is ill ends where nobody checks it any more; but not while nobody can, for Redis is full.
     """
 
-    def is_unchecked(one: cordons.Cordon) -> bool:
-        return one.reason != DRAIN and census.is_full(client)
+    def put_off(one: cordons.Cordon) -> bool:
+        if one.reason == DRAIN or not census.is_full(client):
+            return False
+        until = now + UNCHECKED_S
+        cordons.cordon(client, one.name, one.reason, why=one.why, by=one.by, until=until, yield_s=one.yield_s)
+        return True
 
-    for ended in cordons.lift_ended(client, now, fields, keep=is_unchecked):
+    for ended in cordons.lift_ended(client, now, fields, keep=put_off):
         logger.info("%s may claim again: its time is over", ended.name, extra={"action": "undrain"})
 
 

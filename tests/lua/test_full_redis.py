@@ -52,5 +52,7 @@ def test_what_is_ill_stays_so_while_nobody_can_check(filled: redis.Redis):
     drains.sweep(filled, 200.0)
     assert cordons.cordoned(filled) == {"gpu0@n": "off the bus"}
     filled.config_set("maxmemory", 0)
-    drains.sweep(filled, 200.0)
+    drains.sweep(filled, 200.0 + drains.UNCHECKED_S - 1)
+    assert cordons.cordoned(filled) == {"gpu0@n": "off the bus"}
+    drains.sweep(filled, 200.0 + drains.UNCHECKED_S)
     assert cordons.cordoned(filled) == {}
