@@ -16,6 +16,7 @@ from gpu_mesh.cli.output import NOTHING, ago
 from gpu_mesh.domain.alerts import Level
 from gpu_mesh.domain.health import State
 from gpu_mesh.domain.queues import GPU_QUEUES, OWN_TASKS
+from gpu_mesh.domain.untyped import number
 from gpu_mesh.services import snapshot
 from gpu_mesh.services.recent_alerts import AlertView
 from gpu_mesh.services.snapshot import DeviceView, NodeView, QueueView, Snapshot
@@ -88,7 +89,7 @@ def _fit(sections: Sequence[Section], height: int | None) -> None:
 
 def _drawn(section: Section) -> Table:
     drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold reverse", expand=True)
-    for number, name in enumerate(section.columns):
+    for index, name in enumerate(section.columns):
         justify: Literal["left", "right"] = "right" if name.endswith(">") else "left"
         takes = name.endswith("+")
         drawn.add_column(
@@ -97,7 +98,7 @@ def _drawn(section: Section) -> Table:
             no_wrap=True,
             overflow="ellipsis",
             ratio=1 if takes else None,
-            min_width=None if number or takes else 8,
+            min_width=None if index or takes else 8,
         )
     lines = section.shown - 1
     hidden = len(section.rows) - lines
@@ -183,7 +184,7 @@ def _device(device: DeviceView, node: NodeView, names: dict[str, dict[str, objec
         does = Text(NOTHING)
     elif device.running is not None:
         entry = names.get(device.running, {})
-        does = _text(f"{entry.get('name') or '?'} {ago(_seconds(entry.get('ran_s')))}")
+        does = _text(f"{entry.get('name') or '?'} {ago(number(entry.get('ran_s')))}")
     else:
         does = _text(device.cordoned, "yellow") if device.cordoned else Text("idle", "dim")
     return (
@@ -223,7 +224,7 @@ def _running(seen: Snapshot) -> Section:
             _text(str(entry.get("id") or "?")[:8]),
             _text(entry.get("queue")),
             _text(entry.get("worker")),
-            Text(ago(_seconds(entry.get("ran_s")))),
+            Text(ago(number(entry.get("ran_s")))),
             Text(f"{times}×" if times else NOTHING),
             _text(entry.get("name")),
         )
@@ -269,10 +270,6 @@ def _heat(share: float) -> str:
 
 def _ms(value: float | None) -> Text:
     return Text(NOTHING if value is None else f"{value:.0f}")
-
-
-def _seconds(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _short(gpu_type: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpu_mesh.domain.health import State
+from gpu_mesh.domain.untyped import mapping, number
 from gpu_mesh.store import health
 from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked
 
@@ -88,7 +89,7 @@ def _condition(one: Checked) -> Condition:
         failed=int(its.failed),
         since=float(its.since),
         checked_at=float(its.checked_at),
-        response_ms=_number(one.response_ms),
+        response_ms=number(one.response_ms),
         models=list(one.models),
         findings=[finding.text for finding in its.findings],
         url=one.url,
@@ -98,21 +99,16 @@ def _condition(one: Checked) -> Condition:
 
 
 def _node(report: Mapping[str, Any]) -> NodeVitals:
-    return NodeVitals(*(_number(report.get(name)) for name in ("load", "memory", "disk")))
+    return NodeVitals(*(number(report.get(name)) for name in ("load", "memory", "disk")))
 
 
 def _device(report: Mapping[str, Any]) -> DeviceVitals:
-    told = report.get("device")
-    told = told if isinstance(told, dict) else {}
+    told = mapping(report.get("device"))
     return DeviceVitals(
-        memory_used_gb=_number(told.get("memory_used_gb")),
-        memory_total_gb=_number(told.get("memory_total_gb")),
-        utilisation=_number(told.get("utilisation")),
-        temperature_c=_number(told.get("temperature_c")),
-        power_w=_number(told.get("power_w")),
-        held_gb=_number(report.get("held_gb")),
+        memory_used_gb=number(told.get("memory_used_gb")),
+        memory_total_gb=number(told.get("memory_total_gb")),
+        utilisation=number(told.get("utilisation")),
+        temperature_c=number(told.get("temperature_c")),
+        power_w=number(told.get("power_w")),
+        held_gb=number(report.get("held_gb")),
     )
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
