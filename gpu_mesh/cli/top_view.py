@@ -15,7 +15,7 @@ from rich.text import Text
 from gpu_mesh.cli.output import NOTHING, ago
 from gpu_mesh.domain.alerts import Level
 from gpu_mesh.domain.health import State
-from gpu_mesh.domain.queues import GPU_QUEUES, OWN_TASKS
+from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.domain.untyped import number
 from gpu_mesh.services import snapshot
 from gpu_mesh.services.recent_alerts import AlertView
@@ -113,7 +113,7 @@ def _drawn(section: Section) -> Table:
 
 
 def _head(seen: Snapshot, problem: str, width: int) -> list[Text]:
-    online = [node for node in seen.nodes if node.status == snapshot.ONLINE]
+    online = seen.online
     devices = [device for node in online for device in node.devices]
     busy = sum(device.running is not None for device in devices)
     waiting = sum(queue.waiting for queue in seen.queues)
@@ -126,17 +126,12 @@ def _head(seen: Snapshot, problem: str, width: int) -> list[Text]:
         f"nodes {len(online)}{said}",
         f"devices {len(devices)} busy {busy}",
         f"waiting {waiting}",
-        f"running {len(_applications(seen))}",
+        f"running {len(seen.applications)}",
         f"done/min {seen.rates.done}" + (f" (in 5 min {seen.rates.done_in_5:.1f})" if width >= WIDE else ""),
         f"failed {seen.rates.failed}",
     ]
     head = [Text("  ".join(parts), "bold")]
     return [*head, Text(_clean(problem), "bold red")] if problem else head
-
-
-def _applications(seen: Snapshot) -> list[dict[str, object]]:
-    """What runs, without the mesh's own."""
-    return [entry for entry in seen.running if not str(entry["name"]).startswith(OWN_TASKS)]
 
 
 def _nodes(seen: Snapshot, width: int) -> Section:
@@ -230,7 +225,7 @@ def _running(seen: Snapshot) -> Section:
         )
 
     return Section(
-        ("running", "queue", "worker", "for>", "preempted>", "task+"), list(map(cells, _applications(seen))), "nothing"
+        ("running", "queue", "worker", "for>", "preempted>", "task+"), list(map(cells, seen.applications)), "nothing"
     )
 
 

@@ -30,7 +30,7 @@ __all__ = ["Seen", "clear", "drop", "post", "read", "silence", "time_of", "unsil
 logger = logging.getLogger(__name__)
 
 #: How long ago what is over may have ended to be shown, s: a day.
-LATELY_S = 86_400.0
+SHOWN_S = 86_400.0
 #: Silences are shown so long after their end, and then forgotten, s.
 SILENCES_KEPT_S = 86_400.0
 
@@ -101,7 +101,7 @@ def read(settings: Settings, *, every: bool = False) -> Seen:
     """What stands, and what ended within a day, or with `every` all that is kept. Raises BrokerUnavailable."""
     with mapped_errors(settings), connect(settings) as client:
         now, zone = server.now(client), _zone(client, settings)
-        past = [one for one in store.past(client) if every or now - one.recovered <= LATELY_S]
+        past = [one for one in store.past(client) if every or now - one.recovered <= SHOWN_S]
         return Seen(store.standing(client), past, _silences(client, now), now, zone)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from gpu_mesh.domain.health import State
 from gpu_mesh.domain.untyped import mapping, number
 from gpu_mesh.store import health
-from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked
+from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked, subject
 
-__all__ = ["DEVICE", "ENDPOINT", "NODE", "Condition", "DeviceVitals", "NodeVitals", "conditions"]
+__all__ = ["DEVICE", "ENDPOINT", "NODE", "Condition", "DeviceVitals", "NodeVitals", "conditions", "subject"]
 
 logger = logging.getLogger(__name__)
 

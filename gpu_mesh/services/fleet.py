@@ -23,7 +23,7 @@ from gpu_mesh.services.lookup import known_queues
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import alerts as store
 from gpu_mesh.store import availability, census, health, nodes, queues, server
-from gpu_mesh.store.client import broker_error, kept, mapped_errors
+from gpu_mesh.store.client import broker_error, kept_client, mapped_errors
 
 __all__ = ["JUDGES", "OVER", "reconcile", "tick"]
 
@@ -51,7 +51,7 @@ OVER = {
 def reconcile(settings: Settings) -> None:
     """A tick at Redis's time. Raises BrokerUnavailable."""
     with mapped_errors(settings):
-        client = kept(settings)
+        client = kept_client(settings)
         tick(client, settings, server.now(client))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.holds import node_of
 from gpu_mesh.domain.stats import ENDS, FAILURES, RUNS, Outcome, busy_share, cost, failure_share, mean, quantile
-from gpu_mesh.services.conditions import DEVICE, NODE, Condition, conditions
+from gpu_mesh.services.conditions import DEVICE, NODE, Condition, conditions, subject
 from gpu_mesh.services.lookup import running_entries
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import counters, nodes, stats
@@ -207,7 +207,7 @@ def _workers(
                 busy_share=busy_share(ran_s + served_s, running.get(worker, 0.0), counts.span_s),
                 swaps=counts.swaps.get(worker, 0),
                 cost=None if device is None else cost(ran_s + served_s, device.cost_per_hour),
-                condition=checked.get(f"{DEVICE}:{worker}"),
+                condition=checked.get(subject(DEVICE, worker)),
             )
         )
     return found
@@ -228,7 +228,7 @@ def _node(name: str, online: bool, workers: Iterable[DeviceReport], checked: Map
         swaps=sum(device.swaps for device in devices),
         cost=sum(costs) if costs else None,
         devices=devices,
-        condition=checked.get(f"{NODE}:{name}"),
+        condition=checked.get(subject(NODE, name)),
     )
 
 
@@ -240,9 +240,8 @@ def _mean_busy(workers: Iterable[DeviceReport]) -> float | None:
 
 def _queue(counts: Counts, queue: str) -> QueueReport:
     outcomes = counts.outcomes(queue=queue)
-    runs = [
-        runs for (its, _, outcome, _), runs in counts.runs.items() if its == queue and outcome in RUNS
-    ]  # what histograms have
+    # Those that histograms have.
+    runs = [runs for (its, _, outcome, _), runs in counts.runs.items() if its == queue and outcome in RUNS]
     waits, times = (
         sum((buckets for (its, _), buckets in kept.items() if its == queue), Counter[int]())
         for kept in (counts.waits, counts.times)

@@ -152,7 +152,7 @@ def silence(client: redis.Redis, rule: str, subject: str, until: float | None, b
     made = Silence(
         id=uuid4().hex[:6], rule=rule, subject=subject, until=until, since=server.now(client), by=by, why=why
     )
-    client.hset(keys.SILENCES, made.id, json.dumps(asdict(made)))
+    client.hset(keys.SILENCES, made.id, json.dumps(made.to_dict()))
     return made
 
 
