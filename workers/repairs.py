@@ -255,8 +255,8 @@ class Repairs:
     def _stays(self, command: Command) -> bool:
         """Whether it is the server: a service manager's command ends soon after its engine answers."""
         end = time.monotonic() + SETTLE_S
-        while command.exit_code() is None and time.monotonic() < end:
-            self._stopping.wait(LOOK_S / 4)
+        while command.exit_code() is None and time.monotonic() < end and not self._stopping.wait(LOOK_S / 4):
+            pass
         return command.exit_code() is None
 
     def _await_answer(self, order: Order, command: Command) -> tuple[str, str]:
