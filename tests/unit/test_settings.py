@@ -487,5 +487,5 @@ def test_a_log_file_that_is_a_folder_is_refused(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "log").mkdir()
     monkeypatch.setenv("GPU_MESH_LOG_FILE", "log")
     monkeypatch.setenv("GPU_MESH_STATE_DIR", str(tmp_path))
-    with pytest.raises(InvalidSetting, match="GPU_MESH_LOG_FILE=.*log.*a folder is there"):
+    with pytest.raises(InvalidSetting, match=r"GPU_MESH_LOG_FILE=.*log.*a folder is there"):
         load(None)
