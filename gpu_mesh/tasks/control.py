@@ -59,17 +59,17 @@ def health(self: Any) -> None:
 @own_task(name="mesh.stats")
 def stats() -> None:
     """Report what ended lately, in the log and in Redis."""
-    from gpu_mesh.services.telling import tell_stats  # here: only one worker needs what it imports
+    from gpu_mesh.services.reporting import report_stats  # here: only one worker needs what it imports
 
-    tell_stats(settings())
+    report_stats(settings())
 
 
 @own_task(name="mesh.line")
 def line() -> None:
     """Say the mesh in one line of the log."""
-    from gpu_mesh.services.telling import tell_line
+    from gpu_mesh.services.reporting import report_line
 
-    tell_line(settings())
+    report_line(settings())
 
 
 @worker_ready.connect

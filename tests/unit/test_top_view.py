@@ -13,8 +13,8 @@ from gpu_mesh.cli.top_view import frame
 from gpu_mesh.errors import InvalidValue
 from gpu_mesh.services.conditions import Condition, DeviceVitals, NodeVitals
 from gpu_mesh.services.recent_alerts import AlertView
+from gpu_mesh.services.reporting import line
 from gpu_mesh.services.snapshot import DeviceView, NodeView, QueueView, Rates, Snapshot
-from gpu_mesh.services.telling import line
 
 NOW = 1_700_000_000.0
 

@@ -15,7 +15,7 @@ from gpu_mesh.settings import Settings
 from gpu_mesh.store import stats
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["LINE_EVERY_S", "STATS_EVERY_S", "line", "lines", "tell_line", "tell_stats"]
+__all__ = ["LINE_EVERY_S", "STATS_EVERY_S", "line", "lines", "report_line", "report_stats"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ FINE = (State.HEALTHY.value, State.UNKNOWN.value)
 QUOTED = 3
 
 
-def tell_stats(settings: Settings) -> Report:
+def report_stats(settings: Settings) -> Report:
     """Make a report of the last STATS_EVERY_S, say it in the log and keep it. Raises BrokerUnavailable."""
     made = report(settings, STATS_EVERY_S, whole_minutes=True)
     for said in lines(made):
@@ -37,7 +37,7 @@ def tell_stats(settings: Settings) -> Report:
     return made
 
 
-def tell_line(settings: Settings) -> None:
+def report_line(settings: Settings) -> None:
     """Say the mesh in one line. Raises BrokerUnavailable."""
     logger.info("%s", line(snapshot.read(settings)), extra={"action": "line"})
 
