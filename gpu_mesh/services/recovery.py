@@ -69,8 +69,8 @@ def _order(client: Any, now: float, one: Checked) -> None:
     url, node = _silent_url(one), node_of(one.name)
     if url is None:
         return
-    attempts = [repair.ended_at for repair in repairs.history(client) if _concerns(repair, one.name, (url,))]
-    ended = [at for at in attempts if at is not None]
+    tried = [repair.ended_at for repair in repairs.history(client) if _concerns(repair, one.name, (url,))]
+    ended = [at for at in tried if at is not None]
     chosen = plan(one.health, now, ended, is_busy=bool(repairs.pending(client, node)))
     if chosen.wait is None:
         repairs.order(client, node, one.name, url, chosen.attempt)

@@ -85,9 +85,9 @@ def _change(
         nonlocal made
         held = _loaded(pipe.hget(keys.ALERTS, field), Standing.from_dict)
         now = server.now(pipe)
-        made = decide(held, now, _windows(pipe.hget(keys.ALERT_RATES, rule)), silences(pipe))
+        windows = _windows(pipe.hget(keys.ALERT_RATES, rule))
+        made = decide(held, now, windows, silences(pipe))
         takes = made is not None and outbox.takes(pipe)
-        windows = {} if made is None else {**_windows(pipe.hget(keys.ALERT_RATES, rule)), **made.windows}
         pipe.multi()
         if made is None:
             return
@@ -99,7 +99,7 @@ def _change(
             pipe.lpush(keys.ALERTS_PAST, json.dumps(_past(made.past, now).to_dict()))
             pipe.ltrim(keys.ALERTS_PAST, 0, PAST_KEPT - 1)
         if made.windows:
-            pipe.hset(keys.ALERT_RATES, rule, _windows_text(windows))
+            pipe.hset(keys.ALERT_RATES, rule, _windows_text({**windows, **made.windows}))
         if takes:
             outbox.put(pipe, made.notices, now)
 
