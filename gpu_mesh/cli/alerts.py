@@ -13,7 +13,7 @@ from gpu_mesh.domain.alerts import Level, Notice, Silence
 from gpu_mesh.domain.channels import body, title
 from gpu_mesh.services import alerts as service
 from gpu_mesh.services import channels
-from gpu_mesh.services.alerts import Seen
+from gpu_mesh.services.alerts import Overview
 from gpu_mesh.settings import settings
 
 __all__ = ["alerts"]
@@ -49,7 +49,7 @@ def alerts(context: click.Context, every: bool, as_json: bool) -> None:
     )
 
 
-def _lines(seen: Seen) -> list[tuple[object, ...]]:
+def _lines(seen: Overview) -> list[tuple[object, ...]]:
     standing = [
         (
             f"{one.level.name}{' (silenced)' if seen.is_silenced(one) else ''}",
@@ -160,5 +160,5 @@ def test_(as_json: bool) -> None:
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def _end(made: Silence, seen: Seen) -> str:
+def _end(made: Silence, seen: Overview) -> str:
     return f"until {seen.time(made.until)} ({seen.zone})" if made.until is not None else "until it is taken back"

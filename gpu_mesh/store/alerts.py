@@ -47,9 +47,9 @@ def post(client: redis.Redis, alert: Alert) -> Change:
     pipe = client.pipeline(transaction=False)
     pipe.hget(keys.ALERTS, _field(alert.rule, alert.subject))
     pipe.time()
-    raw, (seconds, micros) = pipe.execute()
+    raw, time = pipe.execute()
     known = _loaded(raw, Standing.from_dict)
-    if known is not None and rules.is_known(known, alert, float(seconds) + float(micros) / 1e6):
+    if known is not None and rules.is_known(known, alert, server.stamp(*time)):
         return Change(standing=known)
 
     def change(held: Standing | None, now: float, windows: dict[Level, Window], quiet: list[Silence]) -> Change:
