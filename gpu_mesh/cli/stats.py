@@ -12,7 +12,7 @@ from gpu_mesh.cli.output import console, json_option, print_json, table
 from gpu_mesh.domain.moments import UNITS_S
 from gpu_mesh.domain.stats import Outcome
 from gpu_mesh.errors import InvalidValue
-from gpu_mesh.services.conditions import Condition
+from gpu_mesh.services.health_views import HealthView
 from gpu_mesh.services.stats import DeviceReport, NodeReport, Report, Times, report
 from gpu_mesh.settings import settings
 
@@ -120,7 +120,7 @@ def _node_rows(node: NodeReport) -> Iterable[tuple[object, ...]]:
         )
 
 
-def _rate(condition: Condition | None) -> str | None:
+def _rate(condition: HealthView | None) -> str | None:
     return None if condition is None or condition.success_rate is None else f"{condition.success_rate:.0f} %"
 
 

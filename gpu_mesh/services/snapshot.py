@@ -10,7 +10,7 @@ from gpu_mesh.domain.device import DeviceKind
 from gpu_mesh.domain.queues import OWN_TASKS, QUEUES
 from gpu_mesh.domain.stats import FAILURES, Outcome
 from gpu_mesh.services import gates
-from gpu_mesh.services.conditions import DEVICE, ENDPOINT, NODE, Condition, conditions, subject
+from gpu_mesh.services.health_views import DEVICE, ENDPOINT, NODE, HealthView, health_views, subject
 from gpu_mesh.services.lookup import known_queues, still_running
 from gpu_mesh.services.recent_alerts import AlertView, recent
 from gpu_mesh.settings import Settings
@@ -37,7 +37,7 @@ class DeviceView:
     cost_per_hour: float
     running: str | None
     #: By its last check; None where it was never checked.
-    condition: Condition | None = None
+    condition: HealthView | None = None
     #: Why it claims nothing though it is there, its node's reasons included; None where it may claim.
     cordoned: str | None = None
 
@@ -60,7 +60,7 @@ class NodeView:
     memory_gb: float
     devices: list[DeviceView]
     #: By its last check; None where it was never checked.
-    condition: Condition | None = None
+    condition: HealthView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Snapshot:
     #: When it was read, s since the epoch by Redis's clock.
     at: float = 0.0
     #: Addresses that are watched though no worker serves them, by name.
-    endpoints: dict[str, Condition] = field(default_factory=dict)
+    endpoints: dict[str, HealthView] = field(default_factory=dict)
     #: Those that stand, and those that ended within five minutes.
     alerts: list[AlertView] = field(default_factory=list)
     rates: Rates = field(default_factory=Rates)
@@ -137,7 +137,7 @@ def read_from(client: Any, settings: Settings) -> Snapshot:
         counted = {**stats.read(client), "preempted": sum(preemption.counts(client).values())}
         closures = gates.read_closures(client, settings)
         at = server.now(client)
-        checked = conditions(client)
+        checked = health_views(client)
         told = recent(client, at)
         rates = _rates(client)
         running = _with_times(client, still_running(client, settings, entries), at)
@@ -188,7 +188,7 @@ def _node(
     ttl_s: float,
     by_worker: dict[str, str],
     held_off: dict[str, str],
-    checked: dict[str, Condition],
+    checked: dict[str, HealthView],
 ) -> NodeView:
     node = entry.node
     return NodeView(

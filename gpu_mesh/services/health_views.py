@@ -1,4 +1,4 @@
-"""How nodes, devices and watched addresses are, as interfaces show it: state, figures, what runs out (SPEC H1-H3)."""
+"""How nodes, devices and watched addresses are, as interfaces show it: state, figures, findings (SPEC H1-H3)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpu_mesh.domain.untyped import mapping, number
 from gpu_mesh.store import health
 from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked, subject
 
-__all__ = ["DEVICE", "ENDPOINT", "NODE", "Condition", "DeviceVitals", "NodeVitals", "conditions", "subject"]
+__all__ = ["DEVICE", "ENDPOINT", "NODE", "DeviceVitals", "HealthView", "NodeVitals", "health_views", "subject"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class DeviceVitals:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class HealthView:
     """One subject by its last check (domain/health). `success_rate` in percent, `score` 0 to 100."""
 
     state: str = State.UNKNOWN.value
@@ -65,7 +65,7 @@ class Condition:
     device: DeviceVitals | None = None
 
 
-def conditions(client: Any) -> dict[str, Condition]:
+def health_views(client: Any) -> dict[str, HealthView]:
     """Everybody that was checked, by subject such as `device:gpu0@office`. What cannot be read is left out, with a
     logged warning."""
     found = {}
@@ -77,9 +77,9 @@ def conditions(client: Any) -> dict[str, Condition]:
     return found
 
 
-def _condition(one: Checked) -> Condition:
+def _condition(one: Checked) -> HealthView:
     its = one.health
-    return Condition(
+    return HealthView(
         state=its.state.value,
         success_rate=None if its.success_rate is None else round(float(its.success_rate), 2),
         score=round(float(its.score), 1) if its.checks else None,
