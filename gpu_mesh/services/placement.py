@@ -111,9 +111,13 @@ def _known(settings: Settings, needs: Requirements) -> _Known:
 
 
 def _holders(settings: Settings, model: str) -> frozenset[str]:
+    """Those that have it; not who is gone: nobody waits for a machine that may not come back."""
+    online = {device.worker for device in online_devices(settings)}
     with mapped_errors(settings), connect(settings) as client:
         checked = [one for one in health.all_checked(client).values() if one.kind == health.DEVICE]
-    return frozenset(one.name for one in checked if canonical(model) in map(canonical, one.models))
+    return frozenset(
+        one.name for one in checked if one.name in online and canonical(model) in map(canonical, one.models)
+    )
 
 
 def _fits_among(settings: Settings, needs: Requirements, device: Device, fleet: Sequence[Device], known: _Known) -> Fit:

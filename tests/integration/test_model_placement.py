@@ -62,6 +62,14 @@ def test_a_model_that_nobody_has_is_for_whoever_takes_it_to_refuse(client: redis
     assert fitting(Requirements(remote=True, model=LARGE)) == ["n1", "n2"]
 
 
+def test_who_is_gone_keeps_nobody_waiting(client: redis.Redis):
+    """The only device that had it vanished: whoever is left refuses the task, with what there is."""
+    has(client, ONE, SMALL)
+    has(client, TWO, LARGE)
+    nodes.leave(client, "n2", instance="n2")
+    assert fitting(Requirements(remote=True, model=LARGE)) == ["n1"]
+
+
 def test_where_it_is_but_does_not_fit_the_task_waits_and_says_why(client: redis.Redis):
     has(client, ONE, SMALL)
     has(client, TWO, LARGE)
