@@ -84,7 +84,8 @@ class Announcer:
                 self._stopping.wait(self._every_s)
 
     def _look(self, client: Any) -> None:
-        if time.monotonic() - self._announced_at > ANNOUNCE_EVERY_S:
+        # A Redis that lost its data is told at once, or what is posted until then would go to nobody.
+        if time.monotonic() - self._announced_at > ANNOUNCE_EVERY_S or not outbox.is_announced(client):
             outbox.announce(client)
             self._announced_at = time.monotonic()
         announcing.tick(client, self._settings, self._channels, self._messenger.send, self._who, lock_s=self._lock_s)

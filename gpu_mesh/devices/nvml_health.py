@@ -146,16 +146,16 @@ class Xids:
     """The driver's errors (XID) of one GPU, heard while this is open: NVML tells nobody of earlier ones.
 
     They are remembered for as long as the process lives: a reset, which cures most, needs every process that has the
-    GPU open to end, this one too.
+    GPU open to end, this one too. `heard`: by a process before this one, which was killed.
     """
 
-    def __init__(self, uuid: str | None, nvml: Any = pynvml) -> None:
+    def __init__(self, uuid: str | None, nvml: Any = pynvml, *, heard: Sequence[int] = ()) -> None:
         self._uuid = uuid
         self._nvml = nvml
         self._events: Any = None
         #: Whether this GPU, driver or system has no events: WSL, some containers.
         self._silent = False
-        self._heard: tuple[int, ...] | None = None
+        self._heard: tuple[int, ...] | None = tuple(heard) or None
 
     def listen(self) -> None:
         """Begin, where it has not begun. Never raises: a GPU that cannot be listened to is told of by its reading."""

@@ -1,8 +1,9 @@
 """The process that reads one NVIDIA GPU, run as a script by `gpu_mesh.devices.reader`.
 
-Its argument is the device as JSON. It says `ready`, then answers each line of its standard input with a reading, or
-with `{"error", "hard"}`. It lives between two readings: so they cost next to nothing, and it hears of errors of the
-driver that nobody can ask for later.
+Its arguments are the device and the driver's errors (XID) that earlier ones heard, as JSON. It says `ready`, then
+answers each line of its standard input with a reading, or with `{"error", "hard"}`; where there is a new error of the
+driver, with all of them before that, in a line that ends with a space: a reading may hang. It lives between two
+readings: so they cost next to nothing, and it hears of errors of the driver that nobody can ask for later.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ def serve() -> None:
     from gpu_mesh.errors import DeviceError
 
     device = Device.from_dict(json.loads(sys.argv[1]))
-    source, xids = NvmlSource(), Xids(device.uuid)
+    source, xids = NvmlSource(), Xids(device.uuid, heard=json.loads(sys.argv[2]))
+    told = xids.heard()
     _say("ready")
     for _ in sys.stdin:
         xids.listen()
+        if (known := xids.heard()) != told:
+            told = known
+            _say(told or (), end=" \n")
         try:
             _say(with_xids(source.read(device), xids.heard()).to_dict())
         except DeviceError as exc:
@@ -42,8 +47,8 @@ def serve() -> None:
             _say({"error": f"{exc}{heard}", "hard": exc.hard})
 
 
-def _say(what: Any) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
+def _say(what: Any, end: str = "\n") -> None:
+    sys.stdout.write(json.dumps(what) + end)
     sys.stdout.flush()
 
 

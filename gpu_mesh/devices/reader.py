@@ -11,7 +11,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ __all__ = ["READING_S", "Reader"]
 READING_S, START_S = 10.0, 30.0
 #: How long the end of a killed process is waited for, s: one that hangs in its driver does not end.
 END_S = 0.5
+#: Ends a line that tells of the driver's errors (XID), before a reading that may hang.
+MORE = b" \n"
 ARGV = (sys.executable, "-P", str(Path(__file__).resolve().with_name("probe.py")))
 #: Kinds of devices that have a driver to hang in.
 APART = frozenset({DeviceKind.NVIDIA})
@@ -44,6 +46,8 @@ class Reader:
         self._process: subprocess.Popen[bytes] | None = None
         #: One that was killed and has not ended.
         self._stuck: subprocess.Popen[bytes] | None = None
+        #: The driver's errors that were told: the process that takes over from one that hung cannot hear them again.
+        self._xids: list[int] = []
 
     def read(self) -> Reading:
         """How the device is now, within `start_s` + `timeout_s`.
@@ -60,7 +64,7 @@ class Reader:
         try:
             assert process.stdin is not None
             process.stdin.write(b"\n")
-            found = _answer(process, self._timeout_s)
+            found = _answer(process, self._timeout_s, self._hear)
             if not isinstance(found, dict):
                 raise ValueError(f"it says {found!r}")
         except TimeoutError:
@@ -74,7 +78,11 @@ class Reader:
             raise self._error(f"{exc}: see what `nvidia-smi` says") from exc
         if "error" in found:
             raise DeviceError(str(found["error"]), hard=bool(found.get("hard")))
+        self._hear(found.get("xids") or self._xids)
         return Reading.from_dict(found)
+
+    def _hear(self, xids: Any) -> None:
+        self._xids = [int(xid) for xid in xids]
 
     def close(self) -> None:
         """End the process; the next reading starts another."""
@@ -97,7 +105,7 @@ class Reader:
         self.close()
         try:
             self._process = subprocess.Popen(
-                [*self._argv, json.dumps(self._device.to_dict())],
+                [*self._argv, json.dumps(self._device.to_dict()), json.dumps(self._xids)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
@@ -112,8 +120,9 @@ class Reader:
         return DeviceError(f"{self._device.name} ({self._device.gpu_type}) cannot be read: {why}", hard=hard)
 
 
-def _answer(process: subprocess.Popen[bytes], limit_s: float) -> Any:
-    """The next line as JSON. Raises TimeoutError, OSError where it ended, ValueError."""
+def _answer(process: subprocess.Popen[bytes], limit_s: float, hear: Callable[[Any], object] = lambda _: None) -> Any:
+    """The next line as JSON; `hear` hears what is told before it. Raises TimeoutError, OSError where it ended,
+    ValueError."""
     assert process.stdout is not None
     end, said = time.monotonic() + limit_s, b""
     while not said.endswith(b"\n"):
@@ -123,5 +132,7 @@ def _answer(process: subprocess.Popen[bytes], limit_s: float) -> Any:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(END_S)
             raise OSError(f"the process that reads it ended (exit code {process.returncode})")
-        said += some
+        *before, said = (said + some).split(MORE)
+        for line in before:
+            hear(json.loads(line))
     return json.loads(said)

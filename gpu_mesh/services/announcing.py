@@ -34,7 +34,14 @@ def tick(
     client: Any, settings: Settings, channels: Sequence[Channel], send: Send, who: str, *, lock_s: float = LOCK_S
 ) -> int:
     """Send what is due; how many messages were tried. `who`: this sender, as no other is called."""
-    alerts.summarise(client)
+    try:
+        alerts.summarise(client)
+    finally:  # which a Redis that is full refuses: what was posted before is sent all the same
+        tried = _send_due(client, settings, channels, send, who, lock_s)
+    return tried
+
+
+def _send_due(client: Any, settings: Settings, channels: Sequence[Channel], send: Send, who: str, lock_s: float) -> int:
     if not outbox.pending(client):
         return 0
     with outbox.alone(client, who, lock_s) as mine:

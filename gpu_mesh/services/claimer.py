@@ -242,6 +242,8 @@ class Claimer:
 
     def forget(self) -> list[str]:
         """The lease was lost: what was held is another's now. Returns the tags."""
+        # Lost with all that Redis knew, perhaps, without a cut of any connection: FLUSHALL.
+        self._judge.forget()
         with self._lock:
             tags, self._held, self._outbox = list(self._held), set(), []
             self._ended.clear()

@@ -11,7 +11,7 @@ from gpu_mesh.domain.moments import parse_until
 from gpu_mesh.errors import InvalidValue
 from gpu_mesh.services.gates import read_closures, whoami
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import cordons, nodes
+from gpu_mesh.store import census, cordons, nodes
 from gpu_mesh.store.client import connect, mapped_errors
 
 __all__ = ["DRAIN", "Drained", "drain", "sweep", "undrain"]
@@ -81,8 +81,15 @@ def undrain(settings: Settings, name: str) -> Drained:
 
 
 def sweep(client: Any, now: float, fields: Mapping[str, str] | None = None) -> None:
-    """Lift what was drained until now, s since the epoch. `fields`: as `cordons.parse` has them, if known."""
-    for ended in cordons.lift_ended(client, now, fields):
+    """Lift what was drained until now, s since the epoch. `fields`: as `cordons.parse` has them, if known.
+
+    A cordon of what is ill ends where nobody checks it any more; but not while nobody can, for Redis is full.
+    """
+
+    def is_unchecked(one: cordons.Cordon) -> bool:
+        return one.reason != DRAIN and census.is_full(client)
+
+    for ended in cordons.lift_ended(client, now, fields, keep=is_unchecked):
         logger.info("%s may claim again: its time is over", ended.name, extra={"action": "undrain"})
 
 

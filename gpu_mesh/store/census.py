@@ -13,7 +13,7 @@ from gpu_mesh.store import journal, keys
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["Group", "Memory", "dead_lately", "failed_names", "grace_until", "groups", "memory"]
+__all__ = ["Group", "Memory", "dead_lately", "failed_names", "grace_until", "groups", "is_full", "memory"]
 
 FAILED = "FAILURE"
 
@@ -69,6 +69,12 @@ def groups(client: redis.Redis, older_s: float, limit: int) -> list[Group]:
     told = script(client, "groups")(args=[limit, round(older_s * 1e6)])
     rows = zip(*(told[i::3] for i in range(3)), strict=True)
     return [Group(keys.queue_of(text(name)), text(needs), int(count)) for name, needs, count in rows]
+
+
+def is_full(client: redis.Redis) -> bool:
+    """Whether Redis refuses what needs memory."""
+    told = memory(client)
+    return told is not None and told.is_set and told.used >= told.limit
 
 
 def memory(client: redis.Redis) -> Memory | None:

@@ -6,7 +6,7 @@ One with an end stays until somebody lifts it (`lift_ended`): claims look at no 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,15 +65,21 @@ def lift(client: redis.Redis, name: str, reason: str) -> bool:
     return bool(script(client, "cordon")(args=[name, reason, "", "", ""]))
 
 
-def lift_ended(client: redis.Redis, now: float, fields: Mapping[str, str] | None = None) -> list[Cordon]:
+def lift_ended(
+    client: redis.Redis,
+    now: float,
+    fields: Mapping[str, str] | None = None,
+    *,
+    keep: Callable[[Cordon], bool] = lambda _: False,
+) -> list[Cordon]:
     """Lift those whose end has come, unless they were given another one meanwhile; which.
 
-    `fields`: as `parse` has them, where they are known.
+    `fields`: as `parse` has them, where they are known. What `keep` is true of stays.
     """
     ended = []
     for field, told in (_fields(client) if fields is None else fields).items():
         found = _read(field, told)
-        if found.until is not None and found.until <= now:
+        if found.until is not None and found.until <= now and not keep(found):
             args = [found.name, found.reason, "", "", "", told]
             if script(client, "cordon")(args=args):
                 ended.append(found)

@@ -19,8 +19,9 @@ from gpu_mesh.domain.alerts import Notice
 from gpu_mesh.domain.announcing import Key, Try
 from gpu_mesh.store import keys
 from gpu_mesh.store.replies import text
+from gpu_mesh.store.scripts import script
 
-__all__ = ["alone", "announce", "finish", "note", "pending", "put", "takes", "tries"]
+__all__ = ["alone", "announce", "finish", "is_announced", "note", "pending", "put", "takes", "tries"]
 
 #: Notices kept at most: what more is posted meanwhile is in the log and in the history.
 KEPT = 1000
@@ -30,12 +31,20 @@ ANNOUNCED_S = 86_400.0
 
 def takes(client: redis.Redis) -> bool:
     """Whether a notice has a place, and somebody who sends it."""
-    return bool(client.exists(keys.ANNOUNCED)) and int(client.hlen(keys.OUTBOX)) < KEPT
+    return is_announced(client) and int(client.hlen(keys.OUTBOX)) < KEPT
 
 
 def announce(client: redis.Redis) -> None:
     """Somebody has channels."""
-    client.set(keys.ANNOUNCED, "1", px=round(ANNOUNCED_S * 1000))
+    kept_ms = round(ANNOUNCED_S * 1000)
+    # As a rule it is known, and only renewed: that works on a Redis that is full.
+    if not client.pexpire(keys.ANNOUNCED, kept_ms):
+        client.set(keys.ANNOUNCED, "1", px=kept_ms)
+
+
+def is_announced(client: redis.Redis) -> bool:
+    """Whether it is known that somebody has channels."""
+    return bool(client.exists(keys.ANNOUNCED))
 
 
 def put(pipe: redis.Redis, notices: Sequence[Notice], now: float) -> None:
@@ -65,42 +74,31 @@ def note(client: redis.Redis, outcomes: Mapping[Key, Try]) -> None:
     """How a channel did with a notice."""
     told = [part for key, at in outcomes.items() for part in ("|".join(key), json.dumps(asdict(at)))]
     if told:
-        client.hset(keys.TRIES, items=told)
+        # Of what was sent nothing is sent again for want of memory.
+        script(client, "note")(keys=[keys.TRIES], args=told)
 
 
 def finish(client: redis.Redis, ids: Sequence[str]) -> None:
     """Forget notices that nobody waits for, and how they fared."""
     if not ids:
         return
-    fields = [text(name) for name in client.hkeys(keys.TRIES)]
-    gone = [name for name in fields if name.partition("|")[0] in ids]
-    pipe = client.pipeline()
-    pipe.hdel(keys.OUTBOX, *ids)
-    if gone:
-        pipe.hdel(keys.TRIES, *gone)
-    pipe.execute()
+    # No transaction, which a Redis that is full refuses: the tries of a notice that is gone are dropped next time.
+    client.hdel(keys.OUTBOX, *ids)
+    tried = [text(name) for name in client.hkeys(keys.TRIES)]
+    left = {text(name) for name in client.hkeys(keys.OUTBOX)}
+    if gone := [name for name in tried if name.partition("|")[0] not in left]:
+        client.hdel(keys.TRIES, *gone)
 
 
 @contextmanager
 def alone(client: redis.Redis, who: str, ttl_s: float) -> Iterator[bool]:
     """Whether `who` is the only one that sends, until the block ends or for `ttl_s`."""
-    mine = bool(client.set(keys.ANNOUNCER, who, nx=True, px=round(ttl_s * 1000)))
+    mine = bool(script(client, "alone")(keys=[keys.ANNOUNCER], args=[who, round(ttl_s * 1000)]))
     try:
         yield mine
     finally:
         if mine:
-            _leave(client, who)
-
-
-def _leave(client: redis.Redis, who: str) -> None:
-    def leave(pipe: redis.client.Pipeline) -> None:
-        held = pipe.get(keys.ANNOUNCER)
-        pipe.multi()
-        # Past its time it may be another's.
-        if held is not None and text(held) == who:
-            pipe.delete(keys.ANNOUNCER)
-
-    client.transaction(leave, keys.ANNOUNCER)
+            script(client, "alone")(keys=[keys.ANNOUNCER], args=[who, ""])
 
 
 def _try(told: tuple[Any, Any]) -> tuple[Key, Try | None]:

@@ -252,3 +252,18 @@ def test_redis_is_away_for_a_moment(tmp_path: Path, hook: Webhook, caplog: pytes
             thread.stop()
     warned = [record for record in caplog.records if "alerts are not sent" in record.message]
     assert [record.levelname for record in warned].count("WARNING") == 1
+
+
+def test_a_redis_that_lost_its_data_hears_again_of_the_channels(client: redis.Redis, hook: Webhook):
+    """DESIGN §9: what is posted after a FLUSHALL is told, not only from the next announcement on."""
+    announcer = Announcer(settings(), list(channels(hook.url())), every_s=0.05)
+    client.delete(keys.ANNOUNCED)
+    announcer.start()
+    try:
+        wait_for(lambda: client.exists(keys.ANNOUNCED), "the first announcement")
+        client.flushdb()
+        wait_for(lambda: client.exists(keys.ANNOUNCED), "another one")
+        raise_(client)
+        wait_for(lambda: hook.titles, "the message")
+    finally:
+        announcer.stop()

@@ -47,6 +47,15 @@ def test_verdicts_do_not_outlive_a_connection(broker: str):
     assert ",7," not in claimer.command(["internal"])
 
 
+def test_verdicts_do_not_outlive_a_lease(broker: str):
+    """§9: a FLUSHALL cuts no connection, and ends every lease."""
+    claimer = Claimer(Settings(broker_url=broker), WORKER, None)
+    claimer.read([b"needs", b"7", json.dumps({"memory_gb": 1}).encode()])
+    assert ",7," in claimer.command(["internal"])
+    claimer.forget()
+    assert ",7," not in claimer.command(["internal"])
+
+
 def test_verdicts_change_where_claims_are_made_alone(broker: str):
     """§5: the lease's thread, which ticks, changes none: between two reads of one claim they would fit nothing."""
     now = [0.0]

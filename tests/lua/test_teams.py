@@ -11,7 +11,7 @@ from claiming import MAX_DELIVERIES, Device, new_tag, publish, waiting
 
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.queues import Band
-from gpu_mesh.store import claims, leases, ranking
+from gpu_mesh.store import claims, cordons, holds, leases, ranking
 
 PAIR = {"gpu_count": 2}
 
@@ -180,3 +180,37 @@ def test_a_standby_lives_and_is_named_for_critical_work_only(client):
     client.delete("gpumesh:claims:gpu0@a")
     publish(client, "customer", Band.HIGH, {}, new_tag())
     assert first.claim().standby == ""
+
+
+@pytest.mark.parametrize("away", ["cordoned", "gone"])
+def test_nothing_is_kept_for_a_job_whose_sibling_is_away(client, pair, away):
+    """P1, F4: a device that is ill may be so for hours, and the others would stand idle for half of them."""
+    first, second = pair
+    job = send(client, needs=PAIR)
+    single = send(client)
+    if away == "cordoned":
+        cordons.cordon(client, second.worker, "health", why="off the bus")
+    else:
+        client.zrem("gpumesh:leases", second.worker)
+    assert first.claim().tag == single
+    first.ack(single)
+    cordons.lift(client, second.worker, "health")
+    second.start()
+    assert first.claim().tag == job
+
+
+@pytest.mark.parametrize(("own", "holds_for"), [(None, 5.0), (60.0, 5.0), (1.0, 1.0)])
+def test_a_job_of_two_leaves_with_its_sibling(client, pair, own, holds_for):
+    """F4: it computes on both; of two times to yield the shortest holds. The sibling's worker has nothing to yield."""
+    first, second = pair
+    tag = send(client, needs=PAIR)
+    assert first.claim().tag == tag
+    cordons.cordon(client, second.worker, "drain", why="card needed")
+    assert holds.closed_to(client, first.worker).leave is None
+    if own is not None:
+        cordons.cordon(client, first.worker, "drain", why="card needed", yield_s=own)
+    cordons.cordon(client, second.worker, "health", why="off the bus", yield_s=5.0)
+    assert holds.closed_to(client, first.worker).leave.within_s == holds_for
+    first.ack(tag)
+    cordons.lift(client, first.worker, "drain")
+    assert holds.closed_to(client, first.worker).leave is None

@@ -25,9 +25,9 @@ local function oldest(class, queue, rank, wanted)
             deliveries = deliveries, tag = tag, task = task, siblings = '', waited = false, score = false,
             gather = false, waits = false, saves_swap = false}
           if not team then return m end
-          local whole
-          m.siblings, whole = team(needs)
-          m.waits = not whole and gathers(m, rank)
+          local whole, able
+          m.siblings, whole, able = team(needs)
+          m.waits = not whole and able and gathers(m, rank)
           if whole or m.waits then return m end
         end
       elseif needs == '0' then

@@ -1,25 +1,30 @@
 -- Jobs of several devices: included by _claim.lua.
 
--- Siblings that would serve a job together with this device: as many as it needs; and whether all are there.
+-- Siblings that would serve a job together with this device: as many as it needs; whether all are there; and if not,
+-- whether they will be: one that is cordoned or gone may be so for long.
 local team
 if ARGV[11] ~= '' then
   team = function(needs)
     local count, names = match(ARGV[11], '\n' .. needs .. ' (%d+)([^\n]*)\n')
     if not count then return '', true end
-    local free, left = {}, tonumber(count)
+    local free, left, able = {}, tonumber(count), 0
     for name in string.gmatch(names, '%S+') do
       local ends = call('ZSCORE', P .. 'leases', name)
-      if left > 0 and ends and tonumber(ends) > now and call('HLEN', P .. 'claims:' .. name) == 0 then
+      if left > 0 and ends and tonumber(ends) > now then
         local got = call('HMGET', P .. 'state', '+' .. name, '!' .. name)
         local holder, tag = match(got[1] or '', '^(.*)\t(.*)$')
-        -- Not cordoned, and serving no other job.
-        if not got[2] and (not holder or call('HEXISTS', P .. 'claims:' .. holder, tag) == 0) then
-          free[#free + 1] = name
-          left = left - 1
+        if not got[2] then
+          able = able + 1
+          -- Busy neither with a job of its own nor with a sibling's.
+          if call('HLEN', P .. 'claims:' .. name) == 0 and
+            (not holder or call('HEXISTS', P .. 'claims:' .. holder, tag) == 0) then
+            free[#free + 1] = name
+            left = left - 1
+          end
         end
       end
     end
-    return table.concat(free, ','), left == 0
+    return table.concat(free, ','), left == 0, able >= tonumber(count)
   end
 end
 

