@@ -8,7 +8,7 @@ from celery.schedules import crontab
 
 from gpu_mesh.celery import app
 from gpu_mesh.domain.queues import CONTROL_QUEUE
-from gpu_mesh.services import telling
+from gpu_mesh.services import reporting
 from gpu_mesh.settings import settings
 
 __all__ = ["SCHEDULE"]
@@ -33,13 +33,13 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     },
     "stats": {
         "task": "mesh.stats",
-        "schedule": telling.STATS_EVERY_S,
-        "options": {"queue": CONTROL_QUEUE, "expires": telling.STATS_EVERY_S},
+        "schedule": reporting.STATS_EVERY_S,
+        "options": {"queue": CONTROL_QUEUE, "expires": reporting.STATS_EVERY_S},
     },
     "line": {
         "task": "mesh.line",
-        "schedule": telling.LINE_EVERY_S,
-        "options": {"queue": CONTROL_QUEUE, "expires": telling.LINE_EVERY_S},
+        "schedule": reporting.LINE_EVERY_S,
+        "options": {"queue": CONTROL_QUEUE, "expires": reporting.LINE_EVERY_S},
     },
 }
 

@@ -18,9 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings as examples
 
 if TYPE_CHECKING:
     from gpu_mesh.store.embedded import Address
+
+# A busy machine is no fault of the code: no test is timed.
+examples.register_profile("untimed", deadline=None)
+examples.load_profile("untimed")
 
 SUPPORT = Path(__file__).parent / "support"
 STATE = Path(tempfile.mkdtemp(prefix="gpu-mesh-tests-"))

@@ -12,7 +12,6 @@ import math
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -200,8 +199,10 @@ class Scheduler(beat.Scheduler):
     def _disconnect(self) -> None:
         self.__dict__.pop("producer", None)
         if (connection := self.__dict__.pop("connection", None)) is not None:
-            with suppress(Exception):
+            try:
                 connection.release()
+            except Exception:
+                logger.debug("a connection not closed", exc_info=True, extra={"action": "beat"})
 
 
 def _entries(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from celery import bootsteps
@@ -120,8 +119,10 @@ class Keeper:
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(Exception):
+            try:
                 connection.release()
+            except Exception:
+                logger.debug("a connection not closed", exc_info=True, extra={"action": "keep"})
 
 
 class Keeping(bootsteps.StartStopStep):

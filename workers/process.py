@@ -17,7 +17,7 @@ import psutil
 from workers.lifeline import Lifeline, parent_death_hook
 from workers.output import LineFeed, split_lines
 
-__all__ = ["EX_CONFIG", "TELLS_OF_DEATH", "Process", "ProcessSpec"]
+__all__ = ["CHILD_ENV", "EX_CONFIG", "LAST_WORDS_S", "TELLS_OF_DEATH", "Process", "ProcessSpec"]
 
 #: Exit code of a program whose configuration is bad (<sysexits.h>): starting it again would not help.
 EX_CONFIG = 78

@@ -39,6 +39,8 @@ TAKE_S, RETRY_S = 5, 1.0
 ANSWER_S = 3.0
 #: Between two looks whether the engine answers, s.
 LOOK_S = 0.2
+#: How long a command may go on after the engine answers without being taken for the engine, s.
+SETTLE_S = 1.0
 #: Longest that the end of the thread is waited for, s: a server has a while to stop.
 STOP_S = 20.0
 #: Under which its output is shown.
@@ -250,6 +252,13 @@ class Repairs:
             command.kill()
         return replace(made, outcome=outcome, why=why, exit_code=command.exit_code(), output=command.output())
 
+    def _stays(self, command: Command) -> bool:
+        """Whether it is the server: a service manager's command ends soon after its engine answers."""
+        end = time.monotonic() + SETTLE_S
+        while command.exit_code() is None and time.monotonic() < end and not self._stopping.wait(LOOK_S / 4):
+            pass
+        return command.exit_code() is None
+
     def _await_answer(self, order: Order, command: Command) -> tuple[str, str]:
         limit_s = self._settings.engine_restart_timeout_s
         began = time.monotonic()
@@ -257,8 +266,9 @@ class Repairs:
             # In this order: what it did before it ended has its effect by the time that it is asked.
             code = command.exit_code()
             if self._answers(order):
-                runs = "; the command is the server and stays" if code is None else ""
-                return RECOVERED, f"it answers after {time.monotonic() - began:.1f} s{runs}"
+                took_s = time.monotonic() - began
+                runs = "; the command is the server and stays" if self._stays(command) else ""
+                return RECOVERED, f"it answers after {took_s:.1f} s{runs}"
             if code:
                 return FAILED, f"the command failed: {describe_exit(code)}"
             if time.monotonic() - began > limit_s:

@@ -13,7 +13,7 @@ from gpu_mesh.domain.alerts import Level, Notice, Silence
 from gpu_mesh.domain.channels import body, title
 from gpu_mesh.services import alerts as service
 from gpu_mesh.services import channels
-from gpu_mesh.services.alerts import Seen
+from gpu_mesh.services.alerts import Overview
 from gpu_mesh.settings import settings
 
 __all__ = ["alerts"]
@@ -49,7 +49,7 @@ def alerts(context: click.Context, every: bool, as_json: bool) -> None:
     )
 
 
-def _lines(seen: Seen) -> list[tuple[object, ...]]:
+def _lines(seen: Overview) -> list[tuple[object, ...]]:
     standing = [
         (
             f"{one.level.name}{' (silenced)' if seen.is_silenced(one) else ''}",
@@ -78,7 +78,7 @@ def silence(rule: str, subject: str, until: str | None, why: str, by: str | None
     """
     made, seen = service.silence(settings(), rule, subject=subject, until=until, why=why, by=by)
     if as_json:
-        print_json(_told(made))
+        print_json(made.to_dict())
         return
     stands = sum(made.holds(one.rule, one.subject, seen.now) for one in seen.standing)
     click.echo(f"silence {made.id}: {made.rule} of {made.subject}, {_end(made, seen)}; {stands} such alerts stand now")
@@ -90,7 +90,7 @@ def silences(as_json: bool) -> None:
     """Silences that hold."""
     seen = service.read(settings())
     if as_json:
-        print_json([_told(one) for one in seen.silences])
+        print_json([one.to_dict() for one in seen.silences])
         return
     table(
         "",
@@ -111,7 +111,7 @@ def unsilence(which: tuple[str, ...], as_json: bool) -> None:
     """Take silences back, by id or by rule, or `all`."""
     ended = service.unsilence(settings(), which)
     if as_json:
-        print_json([_told(one) for one in ended])
+        print_json([one.to_dict() for one in ended])
         return
     for one in ended:
         click.echo(f"silence {one.id} ended: {one.rule} of {one.subject}")
@@ -160,9 +160,5 @@ def test_(as_json: bool) -> None:
         raise click.exceptions.Exit(EXIT_FAILED)
 
 
-def _end(made: Silence, seen: Seen) -> str:
+def _end(made: Silence, seen: Overview) -> str:
     return f"until {seen.time(made.until)} ({seen.zone})" if made.until is not None else "until it is taken back"
-
-
-def _told(one: Silence) -> dict[str, object]:
-    return {name: getattr(one, name) for name in ("id", "rule", "subject", "since", "until", "by", "why")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from gpu_mesh.celery import app
+from gpu_mesh.cli import EXIT_FAILED
 from gpu_mesh.cli.output import console
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store import nodes
@@ -38,7 +39,7 @@ def alive(part: str, timeout_s: float) -> None:
     else:
         console.print(", ".join(names))
     if silent or not names:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(EXIT_FAILED)
 
 
 def expected(current: Settings, part: str) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import click
 
+from gpu_mesh.cli import EXIT_FAILED
 from gpu_mesh.cli.output import ago, console, json_option, print_json, table
 from gpu_mesh.errors import InvalidValue
 from gpu_mesh.services.health import read
@@ -36,7 +37,7 @@ def health(name: str | None, check: bool, as_json: bool) -> None:
         if name is not None:
             _show_one(found[0], now)
     if check and any(not one.health.is_claimable for one in found):
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(EXIT_FAILED)
 
 
 def _unknown(name: str, found: Iterable[Checked]) -> list[Checked]:

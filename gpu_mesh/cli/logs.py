@@ -6,7 +6,6 @@ import functools
 import getpass
 import json
 import logging
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from gpu_mesh.domain.loglines import LEVELS, Wanted, as_text
+from gpu_mesh.domain.moments import span_s
 from gpu_mesh.errors import InvalidSetting, InvalidValue, MeshError
 from gpu_mesh.services.logreading import LogReader
 from gpu_mesh.settings import settings
@@ -24,11 +24,9 @@ __all__ = ["logs", "recorded"]
 logger = logging.getLogger(__name__)
 
 #: Commands of a group that change nothing.
-READERS = ("list", "show")
+READERS = ("list", "show", "silences", "test")
 #: How many lines are shown where nothing says which.
 LINES = 200
-_SPAN = re.compile(r"([0-9]{1,9})(d|h|m|min|s)")
-_UNITS = {"d": 86_400, "h": 3600, "m": 60, "min": 60, "s": 1}
 _COLOURS = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red", "DEBUG": "bright_black"}
 
 
@@ -75,10 +73,9 @@ def logs(
 def _moment(since: str | None, now: float) -> float:
     if since is None:
         return 0.0
-    match = _SPAN.fullmatch(since.strip().lower())
-    if match is None:
+    if (span := span_s(since)) is None:
         raise InvalidValue("--since", since, "a span such as 10m, 2h or 1d")
-    return now - int(match[1]) * _UNITS[match[2]]
+    return now - span
 
 
 def _show(found: Mapping[str, Any], as_json: bool) -> None:

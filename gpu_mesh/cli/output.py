@@ -16,6 +16,7 @@ from rich.table import Table
 from gpu_mesh.errors import InvalidTask
 
 __all__ = [
+    "NOTHING",
     "ago",
     "check_task_id",
     "confirm",

@@ -56,7 +56,7 @@ for command in (
     gates.windows,
     logs.recorded(drains.drain),
     logs.recorded(drains.undrain),
-    alerts.alerts,
+    logs.recorded(alerts.alerts),
     show.nodes,
     show.queues,
     show.status,

@@ -9,9 +9,10 @@ from dataclasses import replace
 import click
 
 from gpu_mesh.cli.output import console, json_option, print_json, table
+from gpu_mesh.domain.moments import UNITS_S
 from gpu_mesh.domain.stats import Outcome
 from gpu_mesh.errors import InvalidValue
-from gpu_mesh.services.conditions import Condition
+from gpu_mesh.services.health_views import HealthView
 from gpu_mesh.services.stats import DeviceReport, NodeReport, Report, Times, report
 from gpu_mesh.settings import settings
 
@@ -21,7 +22,6 @@ __all__ = ["parse_span", "stats"]
 LONGEST_S = 86_400.0
 #: Width from which a terminal shows every column, characters.
 WIDE = 100
-_UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)?")
 #: Runs that did not come to their own end.
 _CUT_SHORT = (Outcome.RETRY, Outcome.IGNORED, Outcome.PREEMPTED, Outcome.HANDED_BACK, Outcome.LOST)
@@ -30,7 +30,7 @@ _CUT_SHORT = (Outcome.RETRY, Outcome.IGNORED, Outcome.PREEMPTED, Outcome.HANDED_
 def parse_span(text: str) -> float:
     """`10min`, `1h`, `24h`, `90s` in s; a number alone is minutes. Raises InvalidValue."""
     found = _SPAN.fullmatch(text.strip().lower())
-    span_s = float(found[1]) * _UNITS[found[2] or "min"] if found else 0.0
+    span_s = float(found[1]) * UNITS_S[found[2] or "min"] if found else 0.0
     if not 0 < span_s <= LONGEST_S:
         raise InvalidValue("--last", text, "a span of time up to a day, as 10min, 1h or 24h")
     return span_s
@@ -120,7 +120,7 @@ def _node_rows(node: NodeReport) -> Iterable[tuple[object, ...]]:
         )
 
 
-def _rate(condition: Condition | None) -> str | None:
+def _rate(condition: HealthView | None) -> str | None:
     return None if condition is None or condition.success_rate is None else f"{condition.success_rate:.0f} %"
 
 

@@ -15,7 +15,8 @@ from rich.text import Text
 from gpu_mesh.cli.output import NOTHING, ago
 from gpu_mesh.domain.alerts import Level
 from gpu_mesh.domain.health import State
-from gpu_mesh.domain.queues import GPU_QUEUES, OWN_TASKS
+from gpu_mesh.domain.queues import GPU_QUEUES
+from gpu_mesh.domain.untyped import number
 from gpu_mesh.services import snapshot
 from gpu_mesh.services.recent_alerts import AlertView
 from gpu_mesh.services.snapshot import DeviceView, NodeView, QueueView, Snapshot
@@ -88,7 +89,7 @@ def _fit(sections: Sequence[Section], height: int | None) -> None:
 
 def _drawn(section: Section) -> Table:
     drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold reverse", expand=True)
-    for number, name in enumerate(section.columns):
+    for index, name in enumerate(section.columns):
         justify: Literal["left", "right"] = "right" if name.endswith(">") else "left"
         takes = name.endswith("+")
         drawn.add_column(
@@ -97,7 +98,7 @@ def _drawn(section: Section) -> Table:
             no_wrap=True,
             overflow="ellipsis",
             ratio=1 if takes else None,
-            min_width=None if number or takes else 8,
+            min_width=None if index or takes else 8,
         )
     lines = section.shown - 1
     hidden = len(section.rows) - lines
@@ -112,7 +113,7 @@ def _drawn(section: Section) -> Table:
 
 
 def _head(seen: Snapshot, problem: str, width: int) -> list[Text]:
-    online = [node for node in seen.nodes if node.status == snapshot.ONLINE]
+    online = seen.online
     devices = [device for node in online for device in node.devices]
     busy = sum(device.running is not None for device in devices)
     waiting = sum(queue.waiting for queue in seen.queues)
@@ -125,17 +126,12 @@ def _head(seen: Snapshot, problem: str, width: int) -> list[Text]:
         f"nodes {len(online)}{said}",
         f"devices {len(devices)} busy {busy}",
         f"waiting {waiting}",
-        f"running {len(_applications(seen))}",
+        f"running {len(seen.applications)}",
         f"done/min {seen.rates.done}" + (f" (in 5 min {seen.rates.done_in_5:.1f})" if width >= WIDE else ""),
         f"failed {seen.rates.failed}",
     ]
     head = [Text("  ".join(parts), "bold")]
     return [*head, Text(_clean(problem), "bold red")] if problem else head
-
-
-def _applications(seen: Snapshot) -> list[dict[str, object]]:
-    """What runs, without the mesh's own."""
-    return [entry for entry in seen.running if not str(entry["name"]).startswith(OWN_TASKS)]
 
 
 def _nodes(seen: Snapshot, width: int) -> Section:
@@ -183,7 +179,7 @@ def _device(device: DeviceView, node: NodeView, names: dict[str, dict[str, objec
         does = Text(NOTHING)
     elif device.running is not None:
         entry = names.get(device.running, {})
-        does = _text(f"{entry.get('name') or '?'} {ago(_seconds(entry.get('ran_s')))}")
+        does = _text(f"{entry.get('name') or '?'} {ago(number(entry.get('ran_s')))}")
     else:
         does = _text(device.cordoned, "yellow") if device.cordoned else Text("idle", "dim")
     return (
@@ -223,13 +219,13 @@ def _running(seen: Snapshot) -> Section:
             _text(str(entry.get("id") or "?")[:8]),
             _text(entry.get("queue")),
             _text(entry.get("worker")),
-            Text(ago(_seconds(entry.get("ran_s")))),
+            Text(ago(number(entry.get("ran_s")))),
             Text(f"{times}×" if times else NOTHING),
             _text(entry.get("name")),
         )
 
     return Section(
-        ("running", "queue", "worker", "for>", "preempted>", "task+"), list(map(cells, _applications(seen))), "nothing"
+        ("running", "queue", "worker", "for>", "preempted>", "task+"), list(map(cells, seen.applications)), "nothing"
     )
 
 
@@ -269,10 +265,6 @@ def _heat(share: float) -> str:
 
 def _ms(value: float | None) -> Text:
     return Text(NOTHING if value is None else f"{value:.0f}")
-
-
-def _seconds(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _short(gpu_type: str) -> str:

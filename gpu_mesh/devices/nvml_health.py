@@ -109,7 +109,7 @@ def _throttles(nvml: Any, handle: Any) -> tuple[str, ...] | None:
     if bits is None:
         return None
     found = [name for name, (mask, _) in THROTTLES.items() if bits & mask]
-    return tuple(found[:-1] if found[:-1] and found[-1] == "hardware" else found)
+    return tuple(name for name in found if name != "hardware" or found == ["hardware"])
 
 
 def _faults(errors: int | None, rows: Sequence[int] | None) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from gpu_mesh.devices.detection import source_for
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.errors import DeviceError
 
-__all__ = ["Reader"]
+__all__ = ["READING_S", "Reader"]
 
 #: How long a reading may take before its driver counts as hanging, s, and the start of the process that takes it.
 READING_S, START_S = 10.0, 30.0

@@ -115,6 +115,10 @@ class Silence:
     by: str = ""
     why: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return asdict(self)
+
     def holds(self, rule: str, subject: str, now: float) -> bool:
         """Whether it keeps this alert from being told."""
         is_over = self.until is not None and self.until <= now

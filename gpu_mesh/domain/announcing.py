@@ -10,7 +10,7 @@ from gpu_mesh.domain.alerts import Notice
 from gpu_mesh.domain.backoff import Backoff
 from gpu_mesh.domain.channels import Channel
 
-__all__ = ["Key", "Plan", "Try", "failed", "plan"]
+__all__ = ["Key", "Message", "Plan", "Try", "failed", "plan"]
 
 #: A notice, not delivered by a channel, is given up so long after it was written, s.
 GIVE_UP_S = 3600.0
@@ -21,6 +21,8 @@ _BACKOFF = Backoff(first_s=10.0, longest_s=300.0)
 
 #: Id of a notice and key of a channel.
 Key: TypeAlias = tuple[str, str]
+#: A notice with its title and body.
+Message: TypeAlias = tuple[Notice, str, str]
 
 
 @dataclass(frozen=True, slots=True)

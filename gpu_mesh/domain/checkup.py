@@ -6,11 +6,12 @@ another type, is not judged: a newer or an older worker is not ill for that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gpu_mesh.domain.health import Finding, Severity
+from gpu_mesh.domain.untyped import mapping, number, sequence
 
 __all__ = ["Endpoint", "of_device", "of_endpoint", "of_node"]
 
@@ -40,10 +41,10 @@ def of_device(
     engine is `local` to its node or `remote`; a report of more than `old_s` is too old."""
     if report is None:
         return [_silent(is_alive)]
-    if (age_s := _number(report.get("age_s"))) is not None and age_s > old_s:
+    if (age_s := number(report.get("age_s"))) is not None and age_s > old_s:
         remedy = "something there hangs: see `nvidia-smi` and the worker's log"
         return [Finding(Severity.FAILURE, "worker", f"its last report is {age_s:.0f} s old", remedy)]
-    return [*_hardware(_dict(report.get("device"))), *_engines(report.get("engines"), is_gpu, where)]
+    return [*_hardware(mapping(report.get("device"))), *_engines(report.get("engines"), is_gpu, where)]
 
 
 def _silent(is_alive: bool) -> Finding:
@@ -64,20 +65,20 @@ def _hardware(device: Mapping[str, Any]) -> list[Finding]:
         severity = Severity.FAULT if device.get("hard") else Severity.FAILURE
         return [Finding(severity, "gpu", str(error))]
     return [
-        *(Finding(Severity.FAULT, "gpu", str(fault)) for fault in _list(device.get("faults"))),
-        *(Finding(Severity.WARNING, "gpu", str(warning)) for warning in _list(device.get("warnings"))),
+        *(Finding(Severity.FAULT, "gpu", str(fault)) for fault in sequence(device.get("faults"))),
+        *(Finding(Severity.WARNING, "gpu", str(warning)) for warning in sequence(device.get("warnings"))),
     ]
 
 
 def _engines(engines: object, is_gpu: bool, where: str) -> list[Finding]:
     found = []
-    for engine in map(_dict, _list(engines)):
+    for engine in map(mapping, sequence(engines)):
         name, url = engine.get("name", "engine"), engine.get("url")
         if url is not None and engine.get("reachable") is False:
             remedy = _REMEDIES[where].format(url=url)
             found.append(Finding(Severity.FAILURE, "engine", str(engine.get("error") or f"{name} is silent"), remedy))
-        for model in map(_dict, _list(engine.get("loaded"))):
-            share = _number(model.get("cpu_share"))
+        for model in map(mapping, sequence(engine.get("loaded"))):
+            share = number(model.get("cpu_share"))
             if is_gpu and share is not None and share > CPU_SHARE:
                 found.append(
                     Finding(
@@ -114,8 +115,8 @@ def of_node(system: Mapping[str, Any] | None, *, silent_s: float | None) -> list
 
 def _system(system: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     found = []
-    load, memory, disk = (_number(system.get(name)) for name in ("load", "memory", "disk"))
-    free, skew = _number(system.get("disk_free_gb")), _number(system.get("skew_s"))
+    load, memory, disk = (number(system.get(name)) for name in ("load", "memory", "disk"))
+    free, skew = number(system.get("disk_free_gb")), number(system.get("skew_s"))
     if load is not None and load > LOAD:
         found.append(("load", f"load is {load:.1f} per core", "see what else runs there: `top`"))
     if memory is not None and memory > MEMORY:
@@ -133,15 +134,3 @@ def of_endpoint(seen: Endpoint) -> list[Finding]:
     if seen.error is None:
         return []
     return [Finding(Severity.FAILURE, "engine", seen.error, _REMEDIES["remote"].format(url=seen.url))]
-
-
-def _dict(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> Sequence[Any]:
-    return value if isinstance(value, (list, tuple)) else ()
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -33,7 +33,7 @@ MESH = "mesh"
 BACK = 0.8
 #: Failures are counted over so long, s, from so many tasks on.
 FAILURES_S, LEAST_TASKS = 600.0, 20
-#: So many of the limit are still told of GPU memory, and of Redis's.
+#: The same of GPU memory, and of Redis's.
 MEMORY_BACK = 0.95
 #: Redis's memory: from which share on, and from which it is about to refuse tasks.
 REDIS_FULL, REDIS_CRITICAL = 0.9, 0.97
@@ -103,7 +103,7 @@ def are_many(failed: int, total: int, limit: float, held: Collection[str]) -> bo
 
 
 def failures(failed: int, total: int, names: Mapping[str, int]) -> list[Alert]:
-    """They are many; `names`: how many by name, as far as that is known."""
+    """The alert of many failures; `names`: how many by name, as far as that is known."""
     most = ", ".join(f"{times} × {name}" for name, times in Counter(names).most_common(REASONS))
     return [
         Alert(

@@ -66,8 +66,7 @@ class Finding:
     """One thing that a check found."""
 
     severity: Severity
-    #: Of what: `worker`, `gpu`, `engine`, `node`, `temperature`, `throttle`, `cpu_fallback`, `load`, `memory`, `disk`,
-    #: `clock`.
+    #: Of what: `worker`, `gpu`, `engine`, `cpu_fallback`, `node`, `load`, `memory`, `disk`, `clock`.
     what: str
     #: In words, with the figures.
     text: str

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta, tzinfo
 from gpu_mesh.domain.windows import moment
 from gpu_mesh.errors import InvalidValue
 
-__all__ = ["parse_until", "shown"]
+__all__ = ["UNITS_S", "parse_until", "shown", "span_s"]
 
 #: How far ahead an end may be, days: what lasts longer has none.
 LONGEST_DAYS = 366
-_UNITS = {"d": 86_400, "h": 3600, "m": 60, "min": 60, "s": 1}
+#: Units of a span, s.
+UNITS_S = {"d": 86_400, "h": 3600, "m": 60, "min": 60, "s": 1}
 _SPAN = re.compile(r"(?:[0-9]{1,9}(?:d|h|min|m|s))+")
 _PART = re.compile(r"([0-9]+)(d|h|min|m|s)")
 _CLOCK = re.compile(r"(?:([0-9]{4}-[0-9]{2}-[0-9]{2})[ t])?([0-9]{1,2}):([0-9]{2})")
@@ -26,8 +27,8 @@ def parse_until(text: str, now: float, zone: tzinfo, field: str = "--until") -> 
     """
     given = text.strip().lower()
     until: float | None = None
-    if _SPAN.fullmatch(given):
-        until = now + sum(int(count) * _UNITS[unit] for count, unit in _PART.findall(given))
+    if (span := span_s(given)) is not None:
+        until = now + span
     elif (match := _CLOCK.fullmatch(given)) and int(match[2]) < 24 and int(match[3]) < 60:
         until = _clock_time(match[1], int(match[2]) * 60 + int(match[3]), now, zone)
     if until is None:
@@ -37,6 +38,14 @@ def parse_until(text: str, now: float, zone: tzinfo, field: str = "--until") -> 
     if until > now + LONGEST_DAYS * 86_400:
         raise InvalidValue(field, text, "more than a year ahead; leave it out for no end")
     return until
+
+
+def span_s(text: str) -> int | None:
+    """`90m`, `2h`, `1h30m`, `1d` in s; None for what is no span."""
+    given = text.strip().lower()
+    if not _SPAN.fullmatch(given):
+        return None
+    return sum(int(count) * UNITS_S[unit] for count, unit in _PART.findall(given))
 
 
 def _clock_time(day: str | None, minutes: int, now: float, zone: tzinfo) -> float | None:

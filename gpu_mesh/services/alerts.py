@@ -25,12 +25,12 @@ from gpu_mesh.store import windows as plans
 from gpu_mesh.store.alerts import Past
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["Seen", "clear", "drop", "post", "read", "silence", "time_of", "unsilence"]
+__all__ = ["Overview", "clear", "drop", "post", "read", "silence", "time_of", "unsilence"]
 
 logger = logging.getLogger(__name__)
 
 #: How long ago what is over may have ended to be shown, s: a day.
-LATELY_S = 86_400.0
+SHOWN_S = 86_400.0
 #: Silences are shown so long after their end, and then forgotten, s.
 SILENCES_KEPT_S = 86_400.0
 
@@ -66,7 +66,7 @@ def _log(level: Level, rule: str, subject: str, text: str, remedy: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Overview:
     """What stands, what is over, and silences that hold; `now` in s since the epoch, times are of that zone."""
 
     standing: list[Standing]
@@ -97,17 +97,17 @@ class Seen:
 _SHOWN = ("rule", "subject", "level", "text", "remedy", "since")
 
 
-def read(settings: Settings, *, every: bool = False) -> Seen:
+def read(settings: Settings, *, every: bool = False) -> Overview:
     """What stands, and what ended within a day, or with `every` all that is kept. Raises BrokerUnavailable."""
     with mapped_errors(settings), connect(settings) as client:
         now, zone = server.now(client), _zone(client, settings)
-        past = [one for one in store.past(client) if every or now - one.recovered <= LATELY_S]
-        return Seen(store.standing(client), past, _silences(client, now), now, zone)
+        past = [one for one in store.past(client) if every or now - one.recovered <= SHOWN_S]
+        return Overview(store.standing(client), past, _silences(client, now), now, zone)
 
 
 def silence(
     settings: Settings, rule: str, *, subject: str = "*", until: str | None = None, why: str = "", by: str | None = None
-) -> tuple[Silence, Seen]:
+) -> tuple[Silence, Overview]:
     """Have what matches told to nobody until then; with what it meets. Raises InvalidValue, BrokerUnavailable."""
     if not rule.strip() or not subject.strip():
         raise InvalidValue("RULE" if not rule.strip() else "--subject", "", "a name, or a pattern such as '*'")

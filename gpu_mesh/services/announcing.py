@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from gpu_mesh.domain.alerts import Notice
-from gpu_mesh.domain.announcing import Key, Try, failed, plan
+from gpu_mesh.domain.announcing import Key, Message, Try, failed, plan
 from gpu_mesh.domain.channels import Channel, body, title
 from gpu_mesh.services.alerts import time_of
 from gpu_mesh.services.channels import DEADLINE_S
@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 #: How long one sender keeps others out, s: a little longer than what it sends may take.
 LOCK_S = DEADLINE_S + 15.0
 
-Message: TypeAlias = tuple[Notice, str, str]
-#: Sends each channel its notices with title and body, within a deadline; None for what was sent, else why not.
+#: Sends each channel its messages, within a deadline; None for what was sent, else why not.
 Send: TypeAlias = Callable[[Mapping[Channel, Sequence[Message]]], dict[Key, str | None]]
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from gpu_mesh.domain.alerts import Level, Notice
-from gpu_mesh.domain.announcing import Key
+from gpu_mesh.domain.announcing import Key, Message
 from gpu_mesh.domain.channels import Channel, parse, scrub
 from gpu_mesh.errors import InvalidSetting
 from gpu_mesh.services import messenger
@@ -56,7 +56,7 @@ def check(settings: Settings) -> list[Channel]:
     channels = configured(settings)
     if not channels:
         return []
-    answers = _answers({"check": [channel.url for channel in channels]}, CHECK_S)
+    answers = Messenger().ask({"check": [channel.url for channel in channels]}, CHECK_S)
     known = next((answer["check"] for answer in answers if "check" in answer), None)
     if known is None:
         logger.warning("the addresses of the channels cannot be looked at", extra={"action": "channels"})
@@ -80,10 +80,8 @@ class Messenger:
         self._process: subprocess.Popen[str] | None = None
         self._stopped = False
 
-    def send(
-        self, batch: Mapping[Channel, Sequence[tuple[Notice, str, str]]], deadline_s: float = DEADLINE_S
-    ) -> dict[Key, str | None]:
-        """Send each channel its notices, of each its title and body. None for one that was sent, else why not; never
+    def send(self, batch: Mapping[Channel, Sequence[Message]], deadline_s: float = DEADLINE_S) -> dict[Key, str | None]:
+        """Send each channel its messages. None for one that was sent, else why not; never
         anything of an address."""
         asked = [
             {
@@ -101,7 +99,7 @@ class Messenger:
             (notice.id, channel.key): silence for channel, notices in batch.items() for notice, _, _ in notices
         }
         urls = {channel.key: channel.url for channel in batch}
-        for answer in self._ask({"channels": asked}, deadline_s):
+        for answer in self.ask({"channels": asked}, deadline_s):
             error, key = answer.get("error"), str(answer.get("channel"))
             if (told := (str(answer.get("id")), key)) in outcomes:
                 outcomes[told] = None if error is None else scrub(str(error), urls[key])
@@ -116,7 +114,8 @@ class Messenger:
         if process is not None:
             process.kill()
 
-    def _ask(self, asked: Mapping[str, Any], deadline_s: float) -> list[dict[str, Any]]:
+    def ask(self, asked: Mapping[str, Any], deadline_s: float) -> list[dict[str, Any]]:
+        """Its answers to what services/messenger understands, as far as they came in time."""
         try:
             process = subprocess.Popen(
                 self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -137,15 +136,9 @@ class Messenger:
         return _read(said)
 
 
-def send(
-    batch: Mapping[Channel, Sequence[tuple[Notice, str, str]]], deadline_s: float = DEADLINE_S
-) -> dict[Key, str | None]:
+def send(batch: Mapping[Channel, Sequence[Message]], deadline_s: float = DEADLINE_S) -> dict[Key, str | None]:
     """As `Messenger.send`, by one of its own."""
     return Messenger().send(batch, deadline_s)
-
-
-def _answers(asked: Mapping[str, Any], deadline_s: float) -> list[dict[str, Any]]:
-    return Messenger()._ask(asked, deadline_s)
 
 
 def _rest(process: subprocess.Popen[str]) -> str:

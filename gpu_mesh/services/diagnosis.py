@@ -10,6 +10,7 @@ from gpu_mesh.domain import checkup
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.health import Finding, Health, State, check
 from gpu_mesh.domain.holds import node_of
+from gpu_mesh.domain.untyped import mapping, number, sequence
 from gpu_mesh.services.looking import Seen
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import health
@@ -27,7 +28,7 @@ START_S = 30.0
 
 
 def diagnose(settings: Settings, now: float, seen: Seen, before: Mapping[str, Checked]) -> Iterator[Checked]:
-    """Everybody who is part of the mesh, as this look found him. `now`: s since the epoch."""
+    """Everybody who is part of the mesh, as this look found them. `now`: s since the epoch."""
     last = max((one.health.checked_at for one in before.values()), default=0.0)
     rested = now - last > MISSED * settings.health_every_s + MISSED_S
     for entry in seen.nodes:
@@ -36,7 +37,7 @@ def diagnose(settings: Settings, now: float, seen: Seen, before: Mapping[str, Ch
         name = entry.node.name
         answers = [answer for worker, answer in seen.answers.items() if node_of(worker) == name]
         silent = not entry.online(settings.node_ttl_s) and not answers
-        system = next((dict(one.report.get("system") or {}) for one in answers), None)
+        system = next((mapping(one.report.get("system")) for one in answers), None)
         found = checkup.of_node(system, silent_s=entry.silent_s if silent else None)
         ms = min((answer.ms for answer in answers), default=None)
         if silent and rested:
@@ -67,11 +68,11 @@ def _device(
         where=where,
         old_s=OLD * settings.health_every_s + OLD_S,
     )
-    engines = [one for one in (report or {}).get("engines") or () if isinstance(one, dict)]
+    engines = [mapping(one) for one in sequence((report or {}).get("engines"))]
     reached = [one for one in engines if one.get("reachable") and one.get("url")]
-    took = [float(one["ms"]) for one in reached if one.get("ms") is not None]
+    took = [ms for one in reached if (ms := number(one.get("ms"))) is not None]
     ms = max(took, default=None if answer is None else answer.ms)
-    models = tuple(str(model) for one in engines for model in one.get("models") or ())
+    models = tuple(str(model) for one in engines for model in sequence(one.get("models")))
     return _checked(before, now, DEVICE, device.worker, found, report=report, ms=ms, models=models)
 
 
@@ -82,7 +83,7 @@ def _starts(before: Mapping[str, Checked], now: float, worker: str) -> bool:
 
 
 def _unjudged(before: Mapping[str, Checked], now: float, kind: str, name: str) -> Checked:
-    """Somebody whose silence says nothing: he is as he was, neither ill nor mended."""
+    """Somebody whose silence says nothing: as before, neither ill nor mended."""
     subject = health.subject(kind, name)
     old = before.get(subject, Checked(subject, Health(since=now)))
     return replace(old, health=replace(old.health, checked_at=now), response_ms=None)

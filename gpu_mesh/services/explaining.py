@@ -21,6 +21,7 @@ __all__ = ["Explainer"]
 #: Devices that a reason names, when it is one each.
 NAMED = 3
 
+#: One of placement's judgements: why no device of a fleet does for the needs, or None.
 _Judge: TypeAlias = Callable[[Requirements, list[Device]], str | None]
 
 

@@ -16,13 +16,14 @@ from gpu_mesh.domain.availability import REALTIME_QUEUE
 from gpu_mesh.domain.health import State
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.domain.requirements import Requirements
+from gpu_mesh.domain.untyped import mapping, number
 from gpu_mesh.errors import BrokerUnavailable, InvalidTask
 from gpu_mesh.services import alerts, gates, placement, stats
 from gpu_mesh.services.lookup import known_queues
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import alerts as store
 from gpu_mesh.store import availability, census, health, nodes, queues, server
-from gpu_mesh.store.client import broker_error, kept, mapped_errors
+from gpu_mesh.store.client import broker_error, kept_client, mapped_errors
 
 __all__ = ["JUDGES", "OVER", "reconcile", "tick"]
 
@@ -50,7 +51,7 @@ OVER = {
 def reconcile(settings: Settings) -> None:
     """A tick at Redis's time. Raises BrokerUnavailable."""
     with mapped_errors(settings):
-        client = kept(settings)
+        client = kept_client(settings)
         tick(client, settings, server.now(client))
 
 
@@ -137,12 +138,12 @@ def _memory_in_use(client: Any) -> dict[str, tuple[float, float]]:
     """Worker → GB used, GB in all, as the health checks found them last; without workers that are silent."""
     found = {}
     for one in health.all_checked(client).values():
-        reading = one.report.get("device")
-        if one.kind != health.DEVICE or one.response_ms is None or not isinstance(reading, dict):
+        if one.kind != health.DEVICE or one.response_ms is None:
             continue
-        used, total = reading.get("memory_used_gb"), reading.get("memory_total_gb")
-        if isinstance(used, (int, float)) and isinstance(total, (int, float)):
-            found[one.name] = (float(used), float(total))
+        reading = mapping(one.report.get("device"))
+        used, total = number(reading.get("memory_used_gb")), number(reading.get("memory_total_gb"))
+        if used is not None and total is not None:
+            found[one.name] = (used, total)
     return found
 
 

@@ -1,4 +1,8 @@
-"""The check of everybody: what a look at the mesh finds becomes states, cordons and alerts (SPEC H1-H5, F4)."""
+"""The check of everybody: what a look at the mesh finds becomes states, cordons and alerts (SPEC H1-H5, F4).
+
+`looking` asks, `diagnosis` judges by domain/checkup and domain/health, `health_alerts` tells, `recovery` has engines
+restarted; who is ill is cordoned here.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from gpu_mesh.services.health_alerts import FLAPPING, tell, words
 from gpu_mesh.services.looking import Seen, look
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import availability, cordons, health, server
-from gpu_mesh.store.client import connect, kept, mapped_errors
+from gpu_mesh.store.client import connect, kept_client, mapped_errors
 from gpu_mesh.store.health import DEVICE, NODE, Checked
 
 __all__ = ["HEALTH", "HOLD", "HOLD_S", "YIELD_S", "read", "reconcile", "tick"]
@@ -35,7 +39,7 @@ UNHEARD = 1.5
 def reconcile(app: celery.Celery, settings: Settings) -> None:
     """A check at Redis's time, unless another one was begun lately. Raises BrokerUnavailable."""
     with mapped_errors(settings):
-        client = kept(settings)
+        client = kept_client(settings)
         if health.may_check(client, settings.health_every_s / 2):
             seen = look(app, client, settings)
             tick(client, settings, server.now(client), seen)
@@ -54,16 +58,16 @@ def tick(client: Any, settings: Settings, now: float, seen: Seen) -> None:
     before = health.all_checked(client)
     after = {one.subject: one for one in diagnose(settings, now, seen, before)}
     health.keep(client, after.values())
-    _gate(client, settings, now, after.values())
+    _cordon(client, settings, now, after.values())
     missing = {one.node.name for one in seen.nodes if one.silent_s > UNHEARD * settings.node_refresh_s}
     tell(client, before, after, missing)
     _forget(client, seen, [one for name, one in before.items() if name not in after])
     recovery.tick(client, now, after.values())
 
 
-def _gate(client: Any, settings: Settings, now: float, checked: Iterable[Checked]) -> None:
-    """Devices that are unhealthy or offline claim nothing, and what runs there moves. It ends by itself where nobody
-    checks any more."""
+def _cordon(client: Any, settings: Settings, now: float, checked: Iterable[Checked]) -> None:
+    """Devices that are unhealthy or offline claim nothing, and what runs there moves. A cordon ends by itself where
+    nobody checks any more."""
     held = {one.name: one for one in cordons.all_cordons(client) if one.reason == HEALTH}
     hold_s = HOLD * settings.health_every_s + HOLD_S
     for one in checked:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-__all__ = ["LogFile", "tidy"]
+__all__ = ["COMPRESSED", "LogFile", "identity", "older", "put_aside_at", "tidy"]
 
 #: A file is begun anew at this part of what all may take: the others are the older ones', and room to compress.
 PARTS = 8
@@ -74,7 +74,7 @@ class LogFile:
             return
         # After a fork the number may have become another file's.
         with suppress(OSError):
-            if _identity(os.fstat(self._file)) == self._identity:
+            if identity(os.fstat(self._file)) == self._identity:
                 os.close(self._file)
         self._file = None
 
@@ -85,7 +85,7 @@ class LogFile:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         found = os.fstat(self._file)
-        self._identity, self._pid = _identity(found), os.getpid()
+        self._identity, self._pid = identity(found), os.getpid()
         self._ends_at = _next_day(found.st_mtime if found.st_size else self._clock())
         return self._file
 
@@ -103,7 +103,7 @@ class LogFile:
             found = self.path.stat()
         except FileNotFoundError:
             return None
-        return found if _identity(found) == self._identity else None
+        return found if identity(found) == self._identity else None
 
     def _begin_anew(self) -> bool:
         """Put the file aside; False where another is about it."""
@@ -249,7 +249,8 @@ def _private(name: str, flags: int) -> int:
     return os.open(name, flags, 0o600)
 
 
-def _identity(found: os.stat_result) -> tuple[int, int]:
+def identity(found: os.stat_result) -> tuple[int, int]:
+    """What a file is the same by, whatever it is called."""
     return found.st_dev, found.st_ino
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gpu_mesh.domain.loglines import Wanted, parse
-from gpu_mesh.services.logfile import COMPRESSED, older, put_aside_at
+from gpu_mesh.services.logfile import COMPRESSED, identity, older, put_aside_at
 
 __all__ = ["LogReader"]
 
@@ -121,16 +121,14 @@ def _name(old: Path) -> str:
 
 
 def _identity(file: BinaryIO) -> tuple[int, int]:
-    found = os.fstat(file.fileno())
-    return found.st_dev, found.st_ino
+    return identity(os.fstat(file.fileno()))
 
 
 def _identity_of(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        return identity(path.stat())
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
 
 
 def _opened(path: Path) -> BinaryIO | None:

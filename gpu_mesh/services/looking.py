@@ -12,6 +12,7 @@ import celery
 
 from gpu_mesh.domain.checkup import Endpoint
 from gpu_mesh.domain.device import Device, DeviceKind
+from gpu_mesh.domain.untyped import mapping, number
 from gpu_mesh.engines import engines_for
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import leases, nodes
@@ -61,7 +62,7 @@ def look(app: celery.Celery, client: Any, settings: Settings) -> Seen:
 def _ask_twice(app: celery.Celery, workers: Sequence[str], timeout_s: float) -> dict[str, Answer]:
     """Who had only an old report takes a new one because it was asked, and is asked again."""
     answers = _ask(app, workers, timeout_s)
-    old = [name for name, one in answers.items() if (one.report.get("age_s") or 0.0) > FRESH_S]
+    old = [name for name, one in answers.items() if (number(one.report.get("age_s")) or 0.0) > FRESH_S]
     if not old:
         return answers
     time.sleep(AGAIN_S)
@@ -74,7 +75,7 @@ def _ask(app: celery.Celery, workers: Sequence[str], timeout_s: float) -> dict[s
 
     def hear(body: Mapping[str, Any]) -> None:
         took_ms = (time.monotonic() - began) * 1000
-        answers.update({name: Answer(told if isinstance(told, dict) else {}, took_ms) for name, told in body.items()})
+        answers.update({name: Answer(mapping(told), took_ms) for name, told in body.items()})
 
     if workers:
         app.control.broadcast(

@@ -126,7 +126,6 @@ def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Wai
     return None
 
 
-#: One of placement's judgements: why no device of a fleet does for the needs, or None.
 #: What orders a message within its queue, smallest first, and the message: less its score, its age, its place.
 _Ranked = tuple[float, float, int, queues.Waiting]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from gpu_mesh.domain.device import Device, DeviceKind
@@ -13,7 +13,7 @@ from gpu_mesh.domain.requirements import Fit, Requirements, fits
 from gpu_mesh.engines.naming import canonical
 from gpu_mesh.services import footprints
 from gpu_mesh.settings import Settings, settings
-from gpu_mesh.store import held, nodes
+from gpu_mesh.store import health, held, nodes
 from gpu_mesh.store.client import connect, mapped_errors
 
 __all__ = ["cpu_counts", "fitting", "held_back", "online_devices", "own_device", "siblings", "suits", "unschedulable"]
@@ -38,13 +38,13 @@ def suits(settings: Settings, needs: Requirements, device: Device) -> bool:
     fleet: list[Device] = []
     if needs.gpu_count > 1 or (needs.gpu_count and not device.is_gpu and settings.cpu_counts == "auto"):
         fleet = online_devices(settings)
-    return bool(_fits_among(settings, needs, device, fleet, _seen(settings, needs)))
+    return bool(_fits_among(settings, needs, device, fleet, _known(settings, needs)))
 
 
 def fitting(settings: Settings, needs: Requirements) -> list[Device]:
     """Every device online that fits."""
-    fleet, seen = online_devices(settings), _seen(settings, needs)
-    return [device for device in fleet if _fits_among(settings, needs, device, fleet, seen)]
+    fleet, known = online_devices(settings), _known(settings, needs)
+    return [device for device in fleet if _fits_among(settings, needs, device, fleet, known)]
 
 
 def siblings(settings: Settings, needs: Requirements, device: Device) -> list[str]:
@@ -69,9 +69,9 @@ def held_back(settings: Settings, needs: Requirements, fleet: Sequence[Device]) 
 
 
 def _unfit(settings: Settings, needs: Requirements, fleet: Sequence[Device]) -> str | None:
-    reasons, seen = [], _seen(settings, needs)
+    reasons, known = [], _known(settings, needs)
     for device in fleet:
-        fit = _fits_among(settings, needs, device, fleet, seen)
+        fit = _fits_among(settings, needs, device, fleet, known)
         if fit:
             return None
         reasons.append(str(fit.reason))
@@ -93,16 +93,39 @@ def _of_several(needs: Requirements) -> Requirements:
     return replace(needs, gpu_count=1, device=None, remote=False)
 
 
-def _seen(settings: Settings, needs: Requirements) -> Footprints:
-    """What models were seen to take, where that can matter to such a task."""
-    return footprints.known(settings) if needs.remote and needs.model is not None else {}
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a task's model."""
+
+    #: What it was seen to take.
+    seen: Footprints = field(default_factory=dict)
+    #: Workers whose engines have it, by their last check.
+    holders: frozenset[str] = frozenset()
 
 
-def _fits_among(
-    settings: Settings, needs: Requirements, device: Device, fleet: Sequence[Device], seen: Footprints
-) -> Fit:
+def _known(settings: Settings, needs: Requirements) -> _Known:
+    """Of the model, where that can matter to such a task."""
+    if not needs.remote or needs.model is None:
+        return _Known()
+    return _Known(footprints.known(settings), frozenset() if settings.engine_pull else _holders(settings, needs.model))
+
+
+def _holders(settings: Settings, model: str) -> frozenset[str]:
+    """Those that have it; not who is gone: nobody waits for a machine that may not come back."""
+    online = {device.worker for device in online_devices(settings)}
+    with mapped_errors(settings), connect(settings) as client:
+        checked = [one for one in health.all_checked(client).values() if one.kind == health.DEVICE]
+    return frozenset(
+        one.name for one in checked if one.name in online and canonical(model) in map(canonical, one.models)
+    )
+
+
+def _fits_among(settings: Settings, needs: Requirements, device: Device, fleet: Sequence[Device], known: _Known) -> Fit:
     model = None if needs.model is None else canonical(needs.model)
-    fit = fits(as_seen(needs, device, seen, model), device, cpu_counts=cpu_counts(settings, [*fleet, device]))
+    fit = fits(as_seen(needs, device, known.seen, model), device, cpu_counts=cpu_counts(settings, [*fleet, device]))
+    # Where nobody has it, whoever takes the task says so, and what there is.
+    if fit and known.holders and device.worker not in known.holders:
+        return Fit(f"{device.worker} has no model {model!r}; {min(known.holders)} has")
     if not fit or needs.gpu_count < 2:
         return fit
     alone = _of_several(needs)

@@ -6,12 +6,13 @@ After each check, with pauses between the attempts (domain/recovery). The node c
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from gpu_mesh.domain.alerts import Alert, Level
 from gpu_mesh.domain.holds import node_of
 from gpu_mesh.domain.recovery import plan
+from gpu_mesh.domain.untyped import mapping, sequence
 from gpu_mesh.services import alerts
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import repairs
@@ -68,8 +69,8 @@ def _order(client: Any, now: float, one: Checked) -> None:
     url, node = _silent_url(one), node_of(one.name)
     if url is None:
         return
-    attempts = [repair.ended_at for repair in repairs.history(client) if _concerns(repair, one.name, (url,))]
-    ended = [at for at in attempts if at is not None]
+    tried = [repair.ended_at for repair in repairs.history(client) if _concerns(repair, one.name, (url,))]
+    ended = [at for at in tried if at is not None]
     chosen = plan(one.health, now, ended, is_busy=bool(repairs.pending(client, node)))
     if chosen.wait is None:
         repairs.order(client, node, one.name, url, chosen.attempt)
@@ -84,8 +85,8 @@ def _silent_url(one: Checked) -> str | None:
     return next((str(engine["url"]) for engine in silent if engine.get("url")), None)
 
 
-def _engines(one: Checked) -> list[dict[str, Any]]:
-    return [engine for engine in one.report.get("engines") or () if isinstance(engine, dict)]
+def _engines(one: Checked) -> list[Mapping[str, Any]]:
+    return [mapping(engine) for engine in sequence(one.report.get("engines"))]
 
 
 def _tell(client: Any, repair: Repair) -> None:

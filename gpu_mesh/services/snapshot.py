@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gpu_mesh.domain.device import DeviceKind
-from gpu_mesh.domain.queues import QUEUES
+from gpu_mesh.domain.queues import OWN_TASKS, QUEUES
 from gpu_mesh.domain.stats import FAILURES, Outcome
 from gpu_mesh.services import gates
-from gpu_mesh.services.conditions import DEVICE, ENDPOINT, NODE, Condition, conditions
+from gpu_mesh.services.health_views import DEVICE, ENDPOINT, NODE, HealthView, health_views, subject
 from gpu_mesh.services.lookup import known_queues, still_running
 from gpu_mesh.services.recent_alerts import AlertView, recent
 from gpu_mesh.settings import Settings
@@ -22,6 +22,8 @@ __all__ = ["DeviceView", "NodeView", "QueueView", "Rates", "Snapshot", "read", "
 #: Minutes of the longer of the two rates.
 MINUTES = 5
 ONLINE, OFFLINE = "online", "offline"
+#: How their subjects begin.
+ENDPOINTS = subject(ENDPOINT, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class DeviceView:
     cost_per_hour: float
     running: str | None
     #: By its last check; None where it was never checked.
-    condition: Condition | None = None
+    condition: HealthView | None = None
     #: Why it claims nothing though it is there, its node's reasons included; None where it may claim.
     cordoned: str | None = None
 
@@ -58,7 +60,7 @@ class NodeView:
     memory_gb: float
     devices: list[DeviceView]
     #: By its last check; None where it was never checked.
-    condition: Condition | None = None
+    condition: HealthView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +101,20 @@ class Snapshot:
     #: When it was read, s since the epoch by Redis's clock.
     at: float = 0.0
     #: Addresses that are watched though no worker serves them, by name.
-    endpoints: dict[str, Condition] = field(default_factory=dict)
+    endpoints: dict[str, HealthView] = field(default_factory=dict)
     #: Those that stand, and those that ended within five minutes.
     alerts: list[AlertView] = field(default_factory=list)
     rates: Rates = field(default_factory=Rates)
+
+    @property
+    def online(self) -> list[NodeView]:
+        """Nodes that were heard of lately."""
+        return [node for node in self.nodes if node.status == ONLINE]
+
+    @property
+    def applications(self) -> list[dict[str, Any]]:
+        """What runs, without the mesh's own."""
+        return [entry for entry in self.running if not str(entry["name"]).startswith(OWN_TASKS)]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data."""
@@ -125,7 +137,7 @@ def read_from(client: Any, settings: Settings) -> Snapshot:
         counted = {**stats.read(client), "preempted": sum(preemption.counts(client).values())}
         closures = gates.read_closures(client, settings)
         at = server.now(client)
-        checked = conditions(client)
+        checked = health_views(client)
         told = recent(client, at)
         rates = _rates(client)
         running = _with_times(client, still_running(client, settings, entries), at)
@@ -149,9 +161,7 @@ def read_from(client: Any, settings: Settings) -> Snapshot:
         running=running,
         stats=counted,
         at=at,
-        endpoints={
-            name.removeprefix(f"{ENDPOINT}:"): one for name, one in checked.items() if name.startswith(f"{ENDPOINT}:")
-        },
+        endpoints={name.removeprefix(ENDPOINTS): one for name, one in checked.items() if name.startswith(ENDPOINTS)},
         alerts=told,
         rates=rates,
     )
@@ -178,7 +188,7 @@ def _node(
     ttl_s: float,
     by_worker: dict[str, str],
     held_off: dict[str, str],
-    checked: dict[str, Condition],
+    checked: dict[str, HealthView],
 ) -> NodeView:
     node = entry.node
     return NodeView(
@@ -191,7 +201,7 @@ def _node(
         labels=dict(node.labels),
         gpu_count=sum(device.kind not in (DeviceKind.CPU, DeviceKind.APPLE) for device in node.devices),
         memory_gb=sum(device.memory_gb for device in node.devices),
-        condition=checked.get(f"{NODE}:{node.name}"),
+        condition=checked.get(subject(NODE, node.name)),
         devices=[
             DeviceView(
                 worker=device.worker,
@@ -200,7 +210,7 @@ def _node(
                 power=device.power,
                 cost_per_hour=device.cost_per_hour,
                 running=by_worker.get(device.worker),
-                condition=checked.get(f"{DEVICE}:{device.worker}"),
+                condition=checked.get(subject(DEVICE, device.worker)),
                 cordoned="; ".join(held_off[one] for one in (node.name, device.worker) if one in held_off) or None,
             )
             for device in node.devices

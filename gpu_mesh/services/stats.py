@@ -13,7 +13,7 @@ from typing import Any
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.holds import node_of
 from gpu_mesh.domain.stats import ENDS, FAILURES, RUNS, Outcome, busy_share, cost, failure_share, mean, quantile
-from gpu_mesh.services.conditions import DEVICE, NODE, Condition, conditions
+from gpu_mesh.services.health_views import DEVICE, NODE, HealthView, health_views, subject
 from gpu_mesh.services.lookup import running_entries
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import counters, nodes, stats
@@ -67,7 +67,7 @@ class DeviceReport:
     busy_share: float
     swaps: int
     cost: float | None
-    condition: Condition | None = None
+    condition: HealthView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class NodeReport:
     swaps: int
     cost: float | None
     devices: list[DeviceReport]
-    condition: Condition | None = None
+    condition: HealthView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def report(settings: Settings, span_s: float, *, whole_minutes: bool = False) ->
     with mapped_errors(settings), connect(settings) as client:
         counts = counters.last_minutes(client, int(span_s // 60)) if whole_minutes else counters.read(client, span_s)
         entries = nodes.all_nodes(client)
-        checked = conditions(client)
+        checked = health_views(client)
         saved = stats.read(client)["swaps_saved"]
     running = _running_s(running_entries(settings), counts)
     devices = {device.worker: device for entry in entries for device in entry.node.devices}
@@ -186,7 +186,7 @@ def _running_s(entries: Iterable[Mapping[str, Any]], counts: Counts) -> dict[str
 
 
 def _workers(
-    counts: Counts, devices: Mapping[str, Device], running: Mapping[str, float], checked: Mapping[str, Condition]
+    counts: Counts, devices: Mapping[str, Device], running: Mapping[str, float], checked: Mapping[str, HealthView]
 ) -> list[DeviceReport]:
     """Every device that is registered, and every worker that did something."""
     did = {worker for *_, worker in counts.runs} | counts.served.keys() | counts.swaps.keys()
@@ -207,13 +207,13 @@ def _workers(
                 busy_share=busy_share(ran_s + served_s, running.get(worker, 0.0), counts.span_s),
                 swaps=counts.swaps.get(worker, 0),
                 cost=None if device is None else cost(ran_s + served_s, device.cost_per_hour),
-                condition=checked.get(f"{DEVICE}:{worker}"),
+                condition=checked.get(subject(DEVICE, worker)),
             )
         )
     return found
 
 
-def _node(name: str, online: bool, workers: Iterable[DeviceReport], checked: Mapping[str, Condition]) -> NodeReport:
+def _node(name: str, online: bool, workers: Iterable[DeviceReport], checked: Mapping[str, HealthView]) -> NodeReport:
     devices = [one for one in workers if node_of(one.worker) == name]
     outcomes: Counter[str] = Counter()
     for device in devices:
@@ -228,7 +228,7 @@ def _node(name: str, online: bool, workers: Iterable[DeviceReport], checked: Map
         swaps=sum(device.swaps for device in devices),
         cost=sum(costs) if costs else None,
         devices=devices,
-        condition=checked.get(f"{NODE}:{name}"),
+        condition=checked.get(subject(NODE, name)),
     )
 
 
@@ -240,9 +240,8 @@ def _mean_busy(workers: Iterable[DeviceReport]) -> float | None:
 
 def _queue(counts: Counts, queue: str) -> QueueReport:
     outcomes = counts.outcomes(queue=queue)
-    runs = [
-        runs for (its, _, outcome, _), runs in counts.runs.items() if its == queue and outcome in RUNS
-    ]  # what histograms have
+    # Those that histograms have.
+    runs = [runs for (its, _, outcome, _), runs in counts.runs.items() if its == queue and outcome in RUNS]
     waits, times = (
         sum((buckets for (its, _), buckets in kept.items() if its == queue), Counter[int]())
         for kept in (counts.waits, counts.times)

@@ -30,7 +30,7 @@ from gpu_mesh.engines.binding import bound_url
 from gpu_mesh.engines.discovery import is_here, somebody_listens
 from gpu_mesh.engines.importing import check_unforked
 from gpu_mesh.errors import BrokerUnavailable, DeviceError
-from gpu_mesh.services.tiers import Late, Tier
+from gpu_mesh.services.parts import Late, Part
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import server
 from gpu_mesh.store.client import connect, mapped_errors
@@ -68,15 +68,15 @@ class Vitals:
         #: Those with an address, as they were found last.
         self._known: tuple[Engine, ...] = ()
         self._own = _own_tree()
-        self._system = Tier("system", self._take_system)
-        self._hardware = Tier("device", self._take_device)
-        self._engines = Tier("engines", self._take_engines)
+        self._system = Part("system", self._take_system)
+        self._hardware = Part("device", self._take_device)
+        self._engines = Part("engines", self._take_engines)
 
     def take(self) -> dict[str, Any]:
         """The report now. Never raises: what cannot be known says so in its place."""
-        tiers = (self._system, self._hardware, self._engines) if self._device is not None else (self._system,)
-        for tier in tiers:
-            tier.begin()
+        parts = (self._system, self._hardware, self._engines) if self._device is not None else (self._system,)
+        for part in parts:
+            part.begin()
         taken_at, system = self._await_system()
         device, held = self._await_device() if self._device is not None else (None, None)
         engines = self._await_engines() if self._device is not None else []

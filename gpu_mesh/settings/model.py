@@ -48,6 +48,8 @@ class Settings(
         if self.node_ttl_s <= self.node_refresh_s:
             refresh = f"{env_name('node_refresh_s')} ({self.node_refresh_s:g} s)"
             raise ValueError(f"node_ttl_s: longer than {refresh}, in seconds")
+        if self.log_file is not None and (self.state_dir / self.log_file).is_dir():
+            raise ValueError("log_file: the name of a file; a folder is there")
         for name in ("broker_url", "result_url"):
             for url in map(urlsplit, (getattr(self, name) or "").split(";")):
                 if url.scheme == "rediss" and not self.tls_ca_file and "ssl_cert_reqs" not in parse_qs(url.query):

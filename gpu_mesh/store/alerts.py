@@ -47,9 +47,9 @@ def post(client: redis.Redis, alert: Alert) -> Change:
     pipe = client.pipeline(transaction=False)
     pipe.hget(keys.ALERTS, _field(alert.rule, alert.subject))
     pipe.time()
-    raw, (seconds, micros) = pipe.execute()
+    raw, time = pipe.execute()
     known = _loaded(raw, Standing.from_dict)
-    if known is not None and rules.is_known(known, alert, float(seconds) + float(micros) / 1e6):
+    if known is not None and rules.is_known(known, alert, server.stamp(*time)):
         return Change(standing=known)
 
     def change(held: Standing | None, now: float, windows: dict[Level, Window], quiet: list[Silence]) -> Change:
@@ -85,9 +85,9 @@ def _change(
         nonlocal made
         held = _loaded(pipe.hget(keys.ALERTS, field), Standing.from_dict)
         now = server.now(pipe)
-        made = decide(held, now, _windows(pipe.hget(keys.ALERT_RATES, rule)), silences(pipe))
+        windows = _windows(pipe.hget(keys.ALERT_RATES, rule))
+        made = decide(held, now, windows, silences(pipe))
         takes = made is not None and outbox.takes(pipe)
-        windows = {} if made is None else {**_windows(pipe.hget(keys.ALERT_RATES, rule)), **made.windows}
         pipe.multi()
         if made is None:
             return
@@ -99,7 +99,7 @@ def _change(
             pipe.lpush(keys.ALERTS_PAST, json.dumps(_past(made.past, now).to_dict()))
             pipe.ltrim(keys.ALERTS_PAST, 0, PAST_KEPT - 1)
         if made.windows:
-            pipe.hset(keys.ALERT_RATES, rule, _windows_text(windows))
+            pipe.hset(keys.ALERT_RATES, rule, _windows_text({**windows, **made.windows}))
         if takes:
             outbox.put(pipe, made.notices, now)
 
@@ -152,7 +152,7 @@ def silence(client: redis.Redis, rule: str, subject: str, until: float | None, b
     made = Silence(
         id=uuid4().hex[:6], rule=rule, subject=subject, until=until, since=server.now(client), by=by, why=why
     )
-    client.hset(keys.SILENCES, made.id, json.dumps(asdict(made)))
+    client.hset(keys.SILENCES, made.id, json.dumps(made.to_dict()))
     return made
 
 

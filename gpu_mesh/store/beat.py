@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import redis
 
-from gpu_mesh.store import keys
+from gpu_mesh.store import keys, server
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
@@ -48,7 +48,7 @@ class Firing:
 def lead(client: redis.Redis, beat: str, hold_s: float) -> Lead:
     """Lead for the next `hold_s`, unless another beat does."""
     seconds, micros, holder, begins = script(client, "lead")(args=[beat, round(hold_s * 1000)])
-    return Lead(float(seconds) + float(micros) / 1e6, text(holder), bool(int(begins)))
+    return Lead(server.stamp(seconds, micros), text(holder), bool(int(begins)))
 
 
 def leave(client: redis.Redis, beat: str) -> None:

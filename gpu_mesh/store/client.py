@@ -28,7 +28,7 @@ __all__ = [
     "broker_url",
     "check_broker",
     "connect",
-    "kept",
+    "kept_client",
     "mapped_errors",
     "process_client",
     "result_url",
@@ -168,7 +168,7 @@ def process_client(pid: int, timeout_s: float) -> redis.Redis:
 _kept: dict[tuple[int, str], redis.Redis] = {}
 
 
-def kept(settings: Settings) -> redis.Redis:
+def kept_client(settings: Settings) -> redis.Redis:
     """This process's client for what it does now and then: a connection costs more than what is said over it."""
     key = os.getpid(), broker_url(settings)
     if key not in _kept:

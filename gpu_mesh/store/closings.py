@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import redis
 
-from gpu_mesh.store import cordons, gates, keys, windows
+from gpu_mesh.store import cordons, gates, keys, server, windows
 from gpu_mesh.store.gates import Gate
 from gpu_mesh.store.windows import Opened, Plan
 
@@ -33,6 +33,6 @@ def read(client: redis.Redis) -> Closings:
     pipe.time()
     for key in (keys.WINDOWS, keys.GATES, keys.CORDONS):
         pipe.hgetall(key)
-    (seconds, micros), hours, closed, cordoned = pipe.execute()
+    time, hours, closed, cordoned = pipe.execute()
     plan, opened = windows.parse(hours)
-    return Closings(float(seconds) + float(micros) / 1e6, plan, opened, gates.parse(closed), cordons.parse(cordoned))
+    return Closings(server.stamp(*time), plan, opened, gates.parse(closed), cordons.parse(cordoned))

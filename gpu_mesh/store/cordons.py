@@ -14,6 +14,7 @@ import redis
 
 from gpu_mesh.domain.holds import MESH, node_of
 from gpu_mesh.domain.queues import CONTROL_QUEUE
+from gpu_mesh.domain.untyped import mapping, number
 from gpu_mesh.errors import InvalidValue
 from gpu_mesh.store import keys, server
 from gpu_mesh.store.gates import check_names
@@ -126,20 +127,15 @@ def _is_own(field: str) -> bool:
 def _read(field: str, told: str) -> Cordon:
     reason, _, name = field.partition("@")
     try:
-        found = json.loads(told)
+        found = mapping(json.loads(told))
     except ValueError:
-        found = None
-    found = found if isinstance(found, dict) else {}
+        found = {}
     return Cordon(
         name=name,
         reason=reason,
-        since=_number(found.get("since")) or 0.0,
+        since=number(found.get("since")) or 0.0,
         by=str(found.get("by") or ""),
-        until=_number(found.get("until")),
+        until=number(found.get("until")),
         why=str(found.get("why") or ""),
-        yield_s=_number(found.get("yield_s")),
+        yield_s=number(found.get("yield_s")),
     )
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -31,7 +31,7 @@ class Checked:
     #: How long the answer took, ms: of a device's engine, else of its worker; of an address. None without an answer.
     response_ms: float | None = None
     models: tuple[str, ...] = ()
-    #: What the worker reported last (services/vitals), also while it is silent; of a node its system tier.
+    #: What the worker reported last (services/vitals), also while it is silent; of a node that of its machine.
     report: Mapping[str, Any] = field(default_factory=dict)
     #: The address, of one that is watched.
     url: str | None = None

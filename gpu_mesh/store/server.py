@@ -10,7 +10,7 @@ import redis
 
 from gpu_mesh.store.redis_binary import MIN_VERSION
 
-__all__ = ["BEFORE_HELLO", "is_too_old", "now", "offset", "version"]
+__all__ = ["BEFORE_HELLO", "is_too_old", "now", "offset", "stamp", "version"]
 
 #: What is known of a server that does not know the command a client begins with; Redis 6 brought it.
 BEFORE_HELLO = "5 or older"
@@ -40,7 +40,11 @@ def is_too_old(text: str) -> bool:
 
 def now(client: redis.Redis) -> float:
     """Redis's clock, s since the epoch."""
-    seconds, micros = client.time()
+    return stamp(*client.time())
+
+
+def stamp(seconds: float | str | bytes, micros: float | str | bytes) -> float:
+    """What Redis's TIME tells, in s since the epoch."""
     return float(seconds) + float(micros) / 1e6
 
 

@@ -17,7 +17,7 @@ from gpu_mesh.services.health import reconcile as check
 from gpu_mesh.services.windows import reconcile
 from gpu_mesh.settings import settings
 from gpu_mesh.store import nodes, ranking
-from gpu_mesh.store.client import connect, kept, mapped_errors
+from gpu_mesh.store.client import connect, kept_client, mapped_errors
 
 __all__ = ["availability", "begin", "health", "line", "stats", "tidy", "windows"]
 
@@ -38,7 +38,7 @@ def tidy() -> dict[str, Any]:
 def windows() -> None:
     """Bring windows and pauses in line with the clock; this node's peak hours are the mesh's."""
     with mapped_errors(settings()):
-        reconcile(kept(settings()), settings(), leads=True)
+        reconcile(kept_client(settings()), settings(), leads=True)
 
 
 @own_task(name="mesh.availability", bind=True)
@@ -59,17 +59,17 @@ def health(self: Any) -> None:
 @own_task(name="mesh.stats")
 def stats() -> None:
     """Report what ended lately, in the log and in Redis."""
-    from gpu_mesh.services.telling import tell_stats  # here: only one worker needs what it imports
+    from gpu_mesh.services.reporting import report_stats  # here: only one worker needs what it imports
 
-    tell_stats(settings())
+    report_stats(settings())
 
 
 @own_task(name="mesh.line")
 def line() -> None:
     """Say the mesh in one line of the log."""
-    from gpu_mesh.services.telling import tell_line
+    from gpu_mesh.services.reporting import report_line
 
-    tell_line(settings())
+    report_line(settings())
 
 
 @worker_ready.connect

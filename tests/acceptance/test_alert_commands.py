@@ -70,6 +70,22 @@ def test_what_stands_and_what_was(client: redis.Redis):
     assert "n3" in said("--all")
 
 
+def test_what_changes_something_is_in_the_log_file(client: redis.Redis):
+    """As every such command (docs/logs.md); what only shows is not."""
+    file = settings().state_dir / "log" / "mesh.log"
+    before = file.stat().st_size if file.exists() else 0
+    raise_(client)
+    said("silence", "backlog", "--by", "ann")
+    said("silences")
+    said("clear", "node", "n1")
+    said()
+    lines = map(json.loads, file.read_bytes()[before:].splitlines())
+    told = [line["message"] for line in lines if line.get("action") == "command"]
+    assert len(told) == 2
+    assert "by=ann" in told[0]
+    assert "rule=node subject=n1" in told[1]
+
+
 def test_silences(client: redis.Redis):
     """Made with an end in words, shown, taken back; of what they match nothing goes out."""
     raise_(client)

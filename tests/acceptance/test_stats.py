@@ -23,8 +23,8 @@ from waiting import wait_for
 from gpu_mesh.celery import app
 from gpu_mesh.domain.stats import Outcome
 from gpu_mesh.services import lookup, snapshot
+from gpu_mesh.services.reporting import line, report_stats
 from gpu_mesh.services.stats import failures, report
-from gpu_mesh.services.telling import line, tell_stats
 from gpu_mesh.settings import settings
 from gpu_mesh.store import counters, stats
 from gpu_mesh.store.client import connect
@@ -160,7 +160,7 @@ def test_stats_for_people_and_programs(mesh: Path) -> None:
 
 def test_the_report_is_said_and_kept(mesh: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        tell_stats(settings())
+        report_stats(settings())
     said = [record for record in caplog.records if getattr(record, "action", "") == "stats"]
     assert said[0].getMessage().startswith("last 5 min: ")
     with connect(settings()) as client:

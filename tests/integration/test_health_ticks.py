@@ -14,9 +14,9 @@ from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.health import State
 from gpu_mesh.services import diagnosis, drains, health, recovery
 from gpu_mesh.services.judge import Judge
-from gpu_mesh.services.looking import Answer, Seen
+from gpu_mesh.services.looking import Answer, Seen, look
 from gpu_mesh.settings import settings
-from gpu_mesh.store import cordons, keys, nodes, repairs, server
+from gpu_mesh.store import cordons, keys, leases, nodes, repairs, server
 from gpu_mesh.store import health as store
 from gpu_mesh.store.alerts import standing
 from gpu_mesh.store.client import connect
@@ -103,6 +103,35 @@ def test_who_is_well(world: World):
     assert one.health.checked_at == world.now
     assert found["node:n1"].report == SYSTEM
     assert world.ill() == {}
+
+
+def test_a_worker_of_another_version_says_what_it_likes(world: World):
+    """What is of an unexpected type counts as not said; everybody else is checked all the same (SPEC H1)."""
+    world.say("gpu0@n1", system=["busy"], engines=3)
+    world.say("gpu0@n2", engines=[{**OLLAMA, "ms": "fast", "models": 5}, "none"])
+    before = world.now
+    world.check()
+    assert (world.state(), world.state(name="gpu0@n2")) == (State.HEALTHY, State.HEALTHY)
+    checked = store.all_checked(world.client).values()
+    assert {one.health.checked_at for one in checked} == {before + EVERY_S}
+
+
+def test_the_age_of_a_report_may_be_anything(world: World):
+    """As above, where workers are asked: one of unknown age is taken as it is."""
+
+    class Control:
+        asked = 0
+
+        def broadcast(self, command: str, *, destination: Any, callback: Any, **_: Any) -> None:
+            self.asked += 1
+            callback({name: {"age_s": "old"} for name in destination})
+
+    class App:
+        control = Control()
+
+    leases.renew(world.client, "gpu0@n1", 10.0, anew=True)
+    seen = look(App(), world.client, settings())
+    assert (App.control.asked, dict(seen.answers["gpu0@n1"].report)) == (1, {"age_s": "old"})
 
 
 def test_a_silent_engine_is_three_strikes(world: World):

@@ -121,7 +121,7 @@ class TestCommand:
     def test_a_service_manager(self, broker: str, tmp_path: Path) -> None:
         """H4: the command ends, and what it started is not the mesh's: it stays when the mesh goes."""
         up, pids = tmp_path / "up", tmp_path / "pids"
-        script = f"sleep 60 >/dev/null 2>&1 & echo $! >{pids}; echo restarted; touch {up}"
+        script = f"sleep 60 >/dev/null 2>&1 & echo $! >{pids}; echo restarted; touch {up}; sleep 0.3"
         with node(broker, sh(script), answers=exists(up)) as here:
             done = here.outcome(here.order())
             assert (done.outcome, done.output, done.exit_code) == (RECOVERED, ("restarted",), 0)

@@ -13,8 +13,8 @@ from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.health import Finding, Health, Severity, check
 from gpu_mesh.services import alerts, snapshot
 from gpu_mesh.services.recent_alerts import recent
+from gpu_mesh.services.reporting import line, lines
 from gpu_mesh.services.stats import report
-from gpu_mesh.services.telling import line, lines
 from gpu_mesh.settings import settings
 from gpu_mesh.store import health, keys, leases, nodes
 from gpu_mesh.store.client import connect

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpu_mesh.domain.checkup import Endpoint, of_device, of_endpoint, of_node
@@ -114,6 +114,7 @@ anything = st.recursive(
 parts = st.sampled_from(["device", "engines", "system", "loaded", "error", "hard", "faults", "url", "load", "skew_s"])
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(parts, anything | st.lists(st.dictionaries(parts, anything)), max_size=6))
 def test_a_stranger_s_report_breaks_nothing(report: dict[str, Any]):
     """A worker of another version says what it likes."""

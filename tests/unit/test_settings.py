@@ -480,3 +480,12 @@ def test_a_name_that_is_given_twice_is_refused(refused):
     """N1: which of the two was meant nobody can tell."""
     said = str(refused(GPU_MESH_WATCH_URLS="a=http://x:1, b=http://y:1,a=http://z:1"))
     assert "each name once; a is there twice" in said
+
+
+def test_a_log_file_that_is_a_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else that machine would have no log, and only a line on its terminal would say so."""
+    (tmp_path / "log").mkdir()
+    monkeypatch.setenv("GPU_MESH_LOG_FILE", "log")
+    monkeypatch.setenv("GPU_MESH_STATE_DIR", str(tmp_path))
+    with pytest.raises(InvalidSetting, match=r"GPU_MESH_LOG_FILE=.*log.*a folder is there"):
+        load(None)

@@ -11,16 +11,16 @@ from rich.console import Console
 from gpu_mesh.cli.stats import parse_span
 from gpu_mesh.cli.top_view import frame
 from gpu_mesh.errors import InvalidValue
-from gpu_mesh.services.conditions import Condition, DeviceVitals, NodeVitals
+from gpu_mesh.services.health_views import DeviceVitals, HealthView, NodeVitals
 from gpu_mesh.services.recent_alerts import AlertView
+from gpu_mesh.services.reporting import line
 from gpu_mesh.services.snapshot import DeviceView, NodeView, QueueView, Rates, Snapshot
-from gpu_mesh.services.telling import line
 
 NOW = 1_700_000_000.0
 
 
 def device(name: str = "gpu0@office", running: str | None = None, **more: object) -> DeviceView:
-    condition = Condition(
+    condition = HealthView(
         state="healthy",
         response_ms=12.4,
         device=DeviceVitals(memory_used_gb=18.0, memory_total_gb=24.0, utilisation=0.87, temperature_c=71.0),
@@ -30,7 +30,7 @@ def device(name: str = "gpu0@office", running: str | None = None, **more: object
 
 
 def node(name: str = "office", *devices: DeviceView, **more: object) -> NodeView:
-    condition = Condition(state="degraded", response_ms=3.0, node=NodeVitals(load=0.41, memory=0.6, disk=0.95))
+    condition = HealthView(state="degraded", response_ms=3.0, node=NodeVitals(load=0.41, memory=0.6, disk=0.95))
     given = {"role": "lead", "host": "h", "version": "1", "status": "online", "silent_s": 1.0, "labels": {}}
     return NodeView(
         name=name, gpu_count=1, memory_gb=24, devices=list(devices), **{"condition": condition, **given, **more}
@@ -100,9 +100,9 @@ def test_a_frame_fits_its_terminal(width, height):
 
 
 def test_who_is_ill_is_shown_first():
-    fine = Condition(state="healthy")
+    fine = HealthView(state="healthy")
     healthy = [node(f"fine-{i}", device(), condition=fine) for i in range(20)]
-    ill = node("ill", device(condition=Condition(state="unhealthy")), condition=fine)
+    ill = node("ill", device(condition=HealthView(state="unhealthy")), condition=fine)
     assert "unhealthy" in "\n".join(shown(seen(nodes=[*healthy, ill])))
 
 

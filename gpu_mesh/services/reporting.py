@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable
 
 from gpu_mesh.domain.health import State
-from gpu_mesh.domain.queues import OWN_TASKS
 from gpu_mesh.services import snapshot
 from gpu_mesh.services.snapshot import Snapshot
 from gpu_mesh.services.stats import Report, Times, report
@@ -16,7 +15,7 @@ from gpu_mesh.settings import Settings
 from gpu_mesh.store import stats
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["LINE_EVERY_S", "STATS_EVERY_S", "line", "lines", "tell_line", "tell_stats"]
+__all__ = ["LINE_EVERY_S", "STATS_EVERY_S", "line", "lines", "report_line", "report_stats"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ FINE = (State.HEALTHY.value, State.UNKNOWN.value)
 QUOTED = 3
 
 
-def tell_stats(settings: Settings) -> Report:
+def report_stats(settings: Settings) -> Report:
     """Make a report of the last STATS_EVERY_S, say it in the log and keep it. Raises BrokerUnavailable."""
     made = report(settings, STATS_EVERY_S, whole_minutes=True)
     for said in lines(made):
@@ -38,24 +37,22 @@ def tell_stats(settings: Settings) -> Report:
     return made
 
 
-def tell_line(settings: Settings) -> None:
+def report_line(settings: Settings) -> None:
     """Say the mesh in one line. Raises BrokerUnavailable."""
     logger.info("%s", line(snapshot.read(settings)), extra={"action": "line"})
 
 
 def line(seen: Snapshot) -> str:
     """The mesh in one line, with the alerts of the last five minutes."""
-    online = [node for node in seen.nodes if node.status == snapshot.ONLINE]
-    devices = [device for node in online for device in node.devices]
-    conditions = [node.condition for node in online] + [device.condition for device in devices]
+    devices = [device for node in seen.online for device in node.devices]
+    conditions = [node.condition for node in seen.online] + [device.condition for device in devices]
     states = Counter(one.state for one in conditions if one is not None and one.state not in FINE)
-    away = len(seen.nodes) - len(online)
+    away = len(seen.nodes) - len(seen.online)
     ill = ", ".join([f"{count} {state}" for state, count in sorted(states.items())] + [f"{away} away"] * bool(away))
-    running = [entry for entry in seen.running if not str(entry["name"]).startswith(OWN_TASKS)]
     said = (
-        f"nodes {len(online)}{f' ({ill})' if ill else ''} devices {len(devices)} "
+        f"nodes {len(seen.online)}{f' ({ill})' if ill else ''} devices {len(devices)} "
         f"busy {sum(device.running is not None for device in devices)} "
-        f"waiting {sum(queue.waiting for queue in seen.queues)} running {len(running)} "
+        f"waiting {sum(queue.waiting for queue in seen.queues)} running {len(seen.applications)} "
         f"done/min {seen.rates.done} failed {seen.rates.failed} alerts {len(seen.alerts)}"
     )
     quoted = [

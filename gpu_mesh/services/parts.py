@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-__all__ = ["Late", "Tier"]
+__all__ = ["Late", "Part"]
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ class Late(Exception):
     """It was not taken in time."""
 
 
-class Tier(Generic[T]):
+class Part(Generic[T]):
     """What `take` returns, within a limit. One that hangs is not begun again before it has returned."""
 
     def __init__(self, name: str, take: Callable[[], T]) -> None:

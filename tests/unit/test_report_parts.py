@@ -7,7 +7,7 @@ import threading
 import pytest
 from waiting import wait_for
 
-from gpu_mesh.services.tiers import Late, Tier
+from gpu_mesh.services.parts import Late, Part
 
 
 def test_what_is_taken_and_what_fails() -> None:
@@ -19,23 +19,23 @@ def test_what_is_taken_and_what_fails() -> None:
         except StopIteration:
             raise ValueError("no more") from None
 
-    tier = Tier("numbers", take)
+    part = Part("numbers", take)
     for expected in (1, 2):
-        tier.begin()
-        assert tier.get(20) == expected
-    tier.begin()
+        part.begin()
+        assert part.get(20) == expected
+    part.begin()
     with pytest.raises(ValueError, match="no more"):
-        tier.get(20)
+        part.get(20)
 
 
 def test_a_timeout_of_its_own_is_no_lateness() -> None:
     def take() -> None:
         raise TimeoutError("the disk")
 
-    tier = Tier("disk", take)
-    tier.begin()
+    part = Part("disk", take)
+    part.begin()
     with pytest.raises(TimeoutError, match="the disk"):
-        tier.get(20)
+        part.get(20)
 
 
 def test_what_hangs_is_begun_once() -> None:
@@ -47,12 +47,12 @@ def test_what_hangs_is_begun_once() -> None:
         let_go.wait(20)
         return len(begun)
 
-    tier = Tier("driver", take)
+    part = Part("driver", take)
     for _ in range(3):
-        tier.begin()
+        part.begin()
         with pytest.raises(Late, match="not known after"):
-            tier.get(0.01)
+            part.get(0.01)
     let_go.set()
-    wait_for(lambda: tier.get(20) == 1, "its end")
-    tier.begin()
-    assert tier.get(20) == 2
+    wait_for(lambda: part.get(20) == 1, "its end")
+    part.begin()
+    assert part.get(20) == 2

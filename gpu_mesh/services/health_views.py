@@ -1,4 +1,4 @@
-"""How nodes, devices and watched addresses are, as interfaces show it: state, figures, what runs out (SPEC H1-H3)."""
+"""How nodes, devices and watched addresses are, as interfaces show it: state, figures, findings (SPEC H1-H3)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpu_mesh.domain.health import State
+from gpu_mesh.domain.untyped import mapping, number
 from gpu_mesh.store import health
-from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked
+from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked, subject
 
-__all__ = ["DEVICE", "ENDPOINT", "NODE", "Condition", "DeviceVitals", "NodeVitals", "conditions"]
+__all__ = ["DEVICE", "ENDPOINT", "NODE", "DeviceVitals", "HealthView", "NodeVitals", "health_views", "subject"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class DeviceVitals:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class HealthView:
     """One subject by its last check (domain/health). `success_rate` in percent, `score` 0 to 100."""
 
     state: str = State.UNKNOWN.value
@@ -64,7 +65,7 @@ class Condition:
     device: DeviceVitals | None = None
 
 
-def conditions(client: Any) -> dict[str, Condition]:
+def health_views(client: Any) -> dict[str, HealthView]:
     """Everybody that was checked, by subject such as `device:gpu0@office`. What cannot be read is left out, with a
     logged warning."""
     found = {}
@@ -76,9 +77,9 @@ def conditions(client: Any) -> dict[str, Condition]:
     return found
 
 
-def _condition(one: Checked) -> Condition:
+def _condition(one: Checked) -> HealthView:
     its = one.health
-    return Condition(
+    return HealthView(
         state=its.state.value,
         success_rate=None if its.success_rate is None else round(float(its.success_rate), 2),
         score=round(float(its.score), 1) if its.checks else None,
@@ -88,7 +89,7 @@ def _condition(one: Checked) -> Condition:
         failed=int(its.failed),
         since=float(its.since),
         checked_at=float(its.checked_at),
-        response_ms=_number(one.response_ms),
+        response_ms=number(one.response_ms),
         models=list(one.models),
         findings=[finding.text for finding in its.findings],
         url=one.url,
@@ -98,21 +99,16 @@ def _condition(one: Checked) -> Condition:
 
 
 def _node(report: Mapping[str, Any]) -> NodeVitals:
-    return NodeVitals(*(_number(report.get(name)) for name in ("load", "memory", "disk")))
+    return NodeVitals(*(number(report.get(name)) for name in ("load", "memory", "disk")))
 
 
 def _device(report: Mapping[str, Any]) -> DeviceVitals:
-    told = report.get("device")
-    told = told if isinstance(told, dict) else {}
+    told = mapping(report.get("device"))
     return DeviceVitals(
-        memory_used_gb=_number(told.get("memory_used_gb")),
-        memory_total_gb=_number(told.get("memory_total_gb")),
-        utilisation=_number(told.get("utilisation")),
-        temperature_c=_number(told.get("temperature_c")),
-        power_w=_number(told.get("power_w")),
-        held_gb=_number(report.get("held_gb")),
+        memory_used_gb=number(told.get("memory_used_gb")),
+        memory_total_gb=number(told.get("memory_total_gb")),
+        utilisation=number(told.get("utilisation")),
+        temperature_c=number(told.get("temperature_c")),
+        power_w=number(told.get("power_w")),
+        held_gb=number(report.get("held_gb")),
     )
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
