@@ -60,13 +60,18 @@ def look(app: celery.Celery, client: Any, settings: Settings) -> Seen:
 
 
 def _ask_twice(app: celery.Celery, workers: Sequence[str], timeout_s: float) -> dict[str, Answer]:
-    """Who had only an old report takes a new one because it was asked, and is asked again."""
+    """Who had only an old report takes a new one because it was asked, and is asked again. So is who did not answer: it
+    may have been Redis that froze for a moment."""
     answers = _ask(app, workers, timeout_s)
-    old = [name for name, one in answers.items() if (number(one.report.get("age_s")) or 0.0) > FRESH_S]
-    if not old:
+    again = [name for name in workers if name not in answers or _age_s(answers[name]) > FRESH_S]
+    if not again:
         return answers
-    time.sleep(AGAIN_S)
-    return {**answers, **_ask(app, old, timeout_s)}
+    time.sleep(min(AGAIN_S, timeout_s))
+    return {**answers, **_ask(app, again, timeout_s)}
+
+
+def _age_s(answer: Answer) -> float:
+    return number(answer.report.get("age_s")) or 0.0
 
 
 def _ask(app: celery.Celery, workers: Sequence[str], timeout_s: float) -> dict[str, Answer]:

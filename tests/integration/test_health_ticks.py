@@ -12,7 +12,7 @@ import redis
 from gpu_mesh.domain.checkup import Endpoint
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.health import State
-from gpu_mesh.services import diagnosis, drains, health, recovery
+from gpu_mesh.services import diagnosis, drains, health, looking, recovery
 from gpu_mesh.services.judge import Judge
 from gpu_mesh.services.looking import Answer, Seen, look
 from gpu_mesh.settings import settings
@@ -450,3 +450,26 @@ class TestRecovery:
         world.check(3)
         assert orders(world) == [("gpu0@n1", OLLAMA["url"], 1)]
         assert world.client.llen(keys.UNTOLD) == 0
+
+
+class Deaf:
+    """An app whose workers hear a command only from the second time on."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.control = self
+
+    def broadcast(self, command: str, *, destination: list[str], callback: Any, **_: Any) -> None:
+        self.asked.append(list(destination))
+        for worker in destination if len(self.asked) > 1 else destination[:1]:
+            callback({worker: report(age_s=0.1)})
+
+
+def test_who_does_not_answer_is_asked_again(world: World):
+    """Redis may have frozen just then: nobody gets a strike for that."""
+    deaf = Deaf()
+    for worker in ("gpu0@n1", "gpu0@n2"):
+        leases.renew(world.client, worker, 60.0, anew=True)
+    seen = looking.look(deaf, world.client, settings().model_copy(update={"health_every_s": 0.2}))
+    assert deaf.asked == [["gpu0@n1", "gpu0@n2"], ["gpu0@n2"]]
+    assert seen.answers.keys() == {"gpu0@n1", "gpu0@n2"}
