@@ -73,7 +73,15 @@ def _device(
     took = [ms for one in reached if (ms := number(one.get("ms"))) is not None]
     ms = max(took, default=None if answer is None else answer.ms)
     models = tuple(str(model) for one in engines for model in sequence(one.get("models")))
+    if len(reached) < sum(bool(one.get("url")) for one in engines):
+        # A silent engine names none, and has them still.
+        models = tuple(dict.fromkeys((*_known_models(before, device.worker), *models)))
     return _checked(before, now, DEVICE, device.worker, found, report=report, ms=ms, models=models)
+
+
+def _known_models(before: Mapping[str, Checked], worker: str) -> tuple[str, ...]:
+    was = before.get(health.subject(DEVICE, worker))
+    return () if was is None else was.models
 
 
 def _starts(before: Mapping[str, Checked], now: float, worker: str) -> bool:

@@ -29,7 +29,7 @@ def tell(client: Any, before: Mapping[str, Checked], after: Mapping[str, Checked
     standing = {(one.rule, one.subject) for one in standing_alerts(client)}
     for one in after.values():
         was = before[one.subject].health if one.subject in before else Health()
-        if one.health.flapping and not was.flapping:
+        if one.health.flapping and (FLAPPING, one.name) not in standing:
             _tell_of_flapping(client, one, was)
         elif not one.health.flapping and (FLAPPING, one.name) in standing:
             alerts.clear(client, FLAPPING, one.name, "has been well for a while")

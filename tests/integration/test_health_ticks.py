@@ -12,7 +12,7 @@ import redis
 from gpu_mesh.domain.checkup import Endpoint
 from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.health import State
-from gpu_mesh.services import diagnosis, drains, health, looking, recovery
+from gpu_mesh.services import alerts, diagnosis, drains, health, looking, recovery
 from gpu_mesh.services.judge import Judge
 from gpu_mesh.services.looking import Answer, Seen, look
 from gpu_mesh.settings import settings
@@ -291,6 +291,31 @@ def test_a_tunnel_that_flaps_is_told_of_once(world: World, caplog: pytest.LogCap
     assert world.state() is State.HEALTHY
 
 
+def test_a_silent_engine_has_its_models_still(world: World):
+    """P1: its work waits for it, and is not failed by a device that has not the model."""
+    world.say("gpu0@n1", engines=silent())
+    world.check(4)
+    found = store.checked(world.client, store.DEVICE, "gpu0@n1")
+    assert found is not None
+    assert found.models == ("gemma4:e4b",)
+    world.say("gpu0@n1", engines=[{**OLLAMA, "models": ["other"]}])
+    world.check()
+    found = store.checked(world.client, store.DEVICE, "gpu0@n1")
+    assert found is not None
+    assert found.models == ("other",)
+
+
+def test_flapping_that_a_check_died_of_telling_is_told_by_the_next(world: World):
+    for _ in range(3):
+        world.say("gpu0@n1", engines=silent())
+        world.check()
+        world.say("gpu0@n1")
+        world.check()
+    alerts.clear(world.client, "flapping", "gpu0@n1", "as if it had never been told")
+    world.check()
+    assert ("flapping", "gpu0@n1") in {(one.rule, one.subject) for one in standing(world.client)}
+
+
 def test_what_is_spoilt_by_hand_is_checked_anew(world: World):
     world.client.hset(keys.HEALTH, mapping={"device:gpu0@n1": "no json", "node:n1": "[]", "device:x@y": "{}"})
     world.check()
@@ -334,6 +359,15 @@ def end(world: World, outcome: str, node: str = "n1", **more: Any) -> None:
     repairs.record(
         world.client, repairs.Repair(order=order, outcome=outcome, why="so it is", ended_at=world.now, **more)
     )
+
+
+def share_a_silent_engine(world: World) -> None:
+    """Two devices of n1 are unhealthy for the same server."""
+    world.nodes["n1"] = nodes.NodeEntry(_node("n1", "gpu0", "gpu1"), world.now, 1.0, False)
+    world.living.add("gpu1@n1")
+    for worker in ("gpu0@n1", "gpu1@n1"):
+        world.say(worker, engines=silent())
+    world.check(3)
 
 
 class TestRecovery:
@@ -420,11 +454,7 @@ class TestRecovery:
 
     def test_devices_that_share_an_engine_share_its_attempts(self, world: World):
         """Two GPUs of one server: it is restarted once, and the pauses are the server's."""
-        world.nodes["n1"] = nodes.NodeEntry(_node("n1", "gpu0", "gpu1"), world.now, 1.0, False)
-        world.living.add("gpu1@n1")
-        for worker in ("gpu0@n1", "gpu1@n1"):
-            world.say(worker, engines=silent())
-        world.check(3)
+        share_a_silent_engine(world)
         end(world, repairs.FAILED)
         world.check(seconds=5.0)
         assert orders(world) == []
@@ -434,11 +464,7 @@ class TestRecovery:
 
     def test_who_may_not_restart_it_keeps_nobody_from_it(self, world: World):
         """GPU_MESH_ENGINE_RESTART="gpu1=…" alone: the refusal of gpu0's order is no attempt at the engine."""
-        world.nodes["n1"] = nodes.NodeEntry(_node("n1", "gpu0", "gpu1"), world.now, 1.0, False)
-        world.living.add("gpu1@n1")
-        for worker in ("gpu0@n1", "gpu1@n1"):
-            world.say(worker, engines=silent())
-        world.check(3)
+        share_a_silent_engine(world)
         end(world, repairs.REFUSED)
         world.check(seconds=1.0)
         assert orders(world) == [("gpu1@n1", OLLAMA["url"], 1)]
