@@ -108,7 +108,6 @@ def identify(url: str, kinds: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT
     """
     with unforked():
         # Here, as it costs every process's start 0.2 s: few look for engines.
-        import httpcore  # noqa: F401  # httpx does with its first client
         import httpx
 
         limits = httpx.Timeout(timeout_s)

@@ -22,10 +22,6 @@ _lock = threading.RLock()
 def unforked() -> Iterator[None]:
     """For what any thread may do: meanwhile this process does not fork. The block must not fork either."""
     with _lock:
-        # With the first client of an engine, certifi imports them in its turn.
-        import importlib.readers
-        import importlib.resources.readers  # noqa: F401
-
         yield
 
 

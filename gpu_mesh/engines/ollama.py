@@ -193,7 +193,6 @@ class OllamaEngine:
 
     def _client(self, timeout_s: float) -> ollama.Client:
         with unforked():
-            import httpcore  # noqa: F401  # httpx does with its first client
             import httpx
             import ollama
 

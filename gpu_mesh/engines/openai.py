@@ -161,7 +161,6 @@ class OpenAIEngine:
 
     def _client(self, timeout_s: float) -> openai.OpenAI:
         with unforked():
-            import httpcore  # noqa: F401  # its client does
             import openai
 
             limits = openai.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
@@ -172,6 +171,7 @@ class OpenAIEngine:
                 timeout=limits,
                 http_client=openai.DefaultHttpxClient(timeout=limits, trust_env=not failures.is_loopback(self._url)),
             )
+            _ = client.models  # it imports that with its first use
         # From the environment: meant for OpenAI itself.
         client.organization = client.project = None
         return client
