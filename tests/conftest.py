@@ -44,6 +44,8 @@ os.environ.update(
     GPU_MESH_ENGINES="local",
     # Nor depends on the hour of the day.
     GPU_MESH_PEAK_HOURS="none",
+    # Nor two tests for its port.
+    GPU_MESH_API_ENABLED="false",
     NODE_NAME="test-node",
     PYTHONPATH=os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH")))),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,9 +19,18 @@ from gpu_mesh.settings import Settings
 from gpu_mesh.store import nodes
 from gpu_mesh.store.client import connect, mapped_errors
 from workers.gpu import QUIET_HEARTBEAT_S, celery_argv, device_argv, environment, worker_argv
-from workers.process import EX_CONFIG, ProcessSpec
+from workers.process import EX_CONFIG, STOP_TIMEOUT_S, ProcessSpec
 
-__all__ = ["Registrar", "beat_spec", "control_specs", "describe", "lead_specs", "own_devices", "worker_specs"]
+__all__ = [
+    "Registrar",
+    "api_spec",
+    "beat_spec",
+    "control_specs",
+    "describe",
+    "lead_specs",
+    "own_devices",
+    "worker_specs",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +105,14 @@ def beat_spec(settings: Settings) -> ProcessSpec:
         f"--loglevel={settings.log_level}",
     )
     return ProcessSpec(name="beat", argv=argv, stage=BEAT_STAGE, stop_timeout_s=STOP_GRACE_S, fatal_exit_codes=FATAL)
+
+
+def api_spec() -> ProcessSpec:
+    """The REST API."""
+    argv = (sys.executable, "-m", "gpu_mesh", "api")
+    return ProcessSpec(
+        name="api", argv=argv, env=NO_GPU, stage=BEAT_STAGE, stop_timeout_s=STOP_TIMEOUT_S, fatal_exit_codes=FATAL
+    )
 
 
 def _worker_spec(settings: Settings, name: str, argv: Sequence[str], env: Mapping[str, str]) -> ProcessSpec:

@@ -118,7 +118,7 @@ def configure(folder: Path, devices: str | None) -> tuple[Device, ...]:
         del os.environ[name]
     chosen = {
         **{"node_name": "demo", "state_dir": str(folder), "embed_chunk": str(PASSAGES_A_PART)},
-        **{"peak_hours": NO_PEAK_HOURS, "include": demo_work.__name__},
+        **{"peak_hours": NO_PEAK_HOURS, "include": demo_work.__name__, "api_enabled": "false"},
     }
     if devices is not None:
         chosen["devices"] = devices

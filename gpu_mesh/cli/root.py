@@ -8,6 +8,7 @@ from gpu_mesh import __version__
 from gpu_mesh.cli import (
     alerts,
     alive,
+    api,
     care,
     dead,
     demo,
@@ -43,6 +44,7 @@ for command in (
     run.worker,
     run.control,
     run.beat,
+    api.api,
     alive.alive,
     submit.submit,
     submit.wait,

@@ -20,6 +20,7 @@ from gpu_mesh.cli.output import console
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.services.channels import check as check_channels
+from gpu_mesh.services.listening import address, listening
 from gpu_mesh.services.looking import FRESH_S
 from gpu_mesh.settings import Settings, env_name, mask, settings
 from gpu_mesh.store.client import broker_url, check_broker
@@ -30,6 +31,7 @@ from workers.logs import named, to_file
 from workers.node import (
     BROKER_STAGE,
     Registrar,
+    api_spec,
     beat_spec,
     control_specs,
     describe,
@@ -73,20 +75,29 @@ def _node_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--listen", help="Serve other machines on this address as well: 0.0.0.0 for all.")
 def up(devices: str | None, node_name: str | None, listen: str | None) -> None:
     """Run a whole mesh on this machine: Redis (unless GPU_MESH_BROKER_URL names one), a worker per device,
-    the control worker and beat. Ctrl-C stops it in order, a second one at once."""
+    the control worker, beat and the REST API. Ctrl-C stops it in order, a second one at once."""
     current = _override(devices=devices, node_name=node_name, listen=listen, node_role="lead")
     with _logs(current):
         check_include_apart(current)
         check_channels(current)
         own = own_devices(current)
+        also = _interfaces(current)
         if current.broker_url is None:
-            _with_embedded(current, own)
+            _with_embedded(current, own, also)
         else:
             check_broker(current)
-            _supervise(current, own, [])
+            _supervise(current, own, [], also=also)
 
 
-def _with_embedded(current: Settings, own: Sequence[Device]) -> None:
+def _interfaces(current: Settings) -> list[ProcessSpec]:
+    """What shows the mesh to others. Raises InvalidSetting where an address of it is taken, before anything starts."""
+    if not current.api_enabled:
+        return []
+    with listening(current.api_listen, current.api_port):
+        return [api_spec()]
+
+
+def _with_embedded(current: Settings, own: Sequence[Device], also: Sequence[ProcessSpec]) -> None:
     server = EmbeddedRedis(current.state_dir, listen=current.listen)
     server.acquire()
     try:
@@ -100,7 +111,7 @@ def _with_embedded(current: Settings, own: Sequence[Device]) -> None:
         if not _is_loopback(current.listen):
             joins = server.join_line(reachable(current.listen))
             console.print(f"A second machine joins with:\n  {joins}", markup=False, soft_wrap=True)
-        _supervise(current, own, [redis], deaths)
+        _supervise(current, own, [redis], deaths, also=also)
     finally:
         server.release()
 
@@ -155,15 +166,23 @@ def _override(**given: str | None) -> Settings:
 
 
 def _supervise(
-    current: Settings, devices: Sequence[Device], broker: list[ProcessSpec], broker_deaths: list[Event] | None = None
+    current: Settings,
+    devices: Sequence[Device],
+    broker: list[ProcessSpec],
+    broker_deaths: list[Event] | None = None,
+    *,
+    also: Sequence[ProcessSpec] = (),
 ) -> None:
     registrar = Registrar(current, describe(current, devices))
     repairs = Repairs(current, devices, on_line=_print_line, on_recovered=_have_checked)
     specs = [*broker, *worker_specs(current, devices)]
     if current.node_role == "lead":
         specs += lead_specs(current)
+    specs += also
     console.print(f"node    {current.node_name} ({current.node_role})")
     console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
+    if any(spec.name == "api" for spec in also):
+        console.print(f"api     http://{address(current.api_listen, current.api_port)}", soft_wrap=True)
     for device in devices:
         console.print(f"device  {device.worker}: {device.gpu_type}, {device.memory_gb:g} GB")
     if not broker:
@@ -272,7 +291,7 @@ def _attend(current: Settings, broker_deaths: list[Event] | None) -> OnEvent:
         if event.name == REDIS:
             if event.action in (Action.DIED, Action.UNSTARTABLE) and broker_deaths is not None:
                 broker_deaths.append(event)
-        elif event.action in (Action.DIED, Action.KILLED) and event.name != "beat":
+        elif event.action in (Action.DIED, Action.KILLED) and event.name not in ("beat", "api"):
             reap_now(current, f"{event.name}@{current.node_name}")
 
     return attend

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpu_mesh.domain.addresses import mask
 from gpu_mesh.settings.sections.alerts import AlertSettings
+from gpu_mesh.settings.sections.api import ApiSettings
 from gpu_mesh.settings.sections.base import PREFIX, env_name
 from gpu_mesh.settings.sections.claims import ClaimSettings
 from gpu_mesh.settings.sections.engines import EngineSettings
@@ -24,7 +25,15 @@ __all__ = ["PREFIX", "Settings", "env_name"]
 
 # The fields of the last base come first.
 class Settings(
-    LogSettings, AlertSettings, TaskSettings, HealthSettings, ClaimSettings, EngineSettings, NodeSettings, BaseSettings
+    ApiSettings,
+    LogSettings,
+    AlertSettings,
+    TaskSettings,
+    HealthSettings,
+    ClaimSettings,
+    EngineSettings,
+    NodeSettings,
+    BaseSettings,
 ):
     """All settings, checked. Build it with `load`, which also refuses unknown names."""
 

@@ -1,0 +1,62 @@
+"""Running the API: one uvicorn server in this process, which idles at next to no cost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import FrameType
+
+import uvicorn
+
+from gpu_mesh.api.application import create
+from gpu_mesh.services.listening import address, listening
+from gpu_mesh.settings import Settings
+
+__all__ = ["serve"]
+
+logger = logging.getLogger(__name__)
+
+#: How long requests that wait may go on after a stop is asked for, s.
+STOP_S = 5
+#: Requests that wait to be accepted.
+BACKLOG = 1024
+#: uvicorn counts its ticks, ten to a second.
+_TICKS = 10
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's looks ten times a second whether it should stop, for ever: 0.3 % of a core. This one is told."""
+
+    _told: asyncio.Event
+
+    async def main_loop(self) -> None:
+        self._told = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        counter = 0
+        while not await self.on_tick(counter):
+            counter += _TICKS
+            try:
+                await asyncio.wait_for(self._told.wait(), 1.0)
+            except TimeoutError:
+                continue
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if hasattr(self, "_told"):
+            self._loop.call_soon_threadsafe(self._told.set)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises InvalidSetting where it cannot listen."""
+    taken = listening(settings.api_listen, settings.api_port)
+    config = uvicorn.Config(
+        create(settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=STOP_S,
+    )
+    logger.info("serving http://%s", address(settings.api_listen, settings.api_port), extra={"action": "serve"})
+    _Server(config).run(sockets=[taken])
