@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+import sample_tasks
 from celery.signals import before_task_publish
 from waiting import wait_for
 
@@ -91,6 +92,16 @@ class TestSubmit:
             submit_many([Call("sample_tasks.add", n, n) for n in range(30)])
             # At most one for the look before, and one that a pool opens anew.
             assert client.info("stats")["total_connections_received"] - before <= 2
+
+    def test_nobody_listens_before_somebody_waits(self):
+        """S3: what is sent and never asked for must not pile up; Celery's own `get` waits all the same."""
+        job = submit("sample_tasks.add", 1, 1)
+        sent = sample_tasks.add.delay(1, 1)
+        with connect(settings()) as client:
+            assert client.pubsub_channels("*celery-task-meta-*") == []
+        threading.Timer(0.1, ends, (Job(sent), 2)).start()
+        assert sent.get(timeout=20) == 2
+        assert job.state == "PENDING"
 
     def test_of_many_only_some(self):
         """Redis gets full on the way: which were sent is said, and they are in their queue."""
