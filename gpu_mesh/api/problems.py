@@ -137,7 +137,8 @@ def _of_mesh(exc: MeshError) -> Refused | None:
     kind = _dashed(type(exc).__name__)
     if isinstance(exc, InvalidValue):
         status = 413 if isinstance(exc, PayloadTooLarge) else 422
-        return Refused(status, kind, str(exc), faults=[_fault(exc.field, exc.value, exc.remedy)])
+        fault = _fault(_plain(exc.field), exc.value, exc.remedy)
+        return Refused(status, kind, _told(fault), faults=[fault])
     if isinstance(exc, ServiceUnavailable):
         why = f"{exc}: {exc.reason}" if exc.reason else str(exc)
         return Refused(503, kind, why, headers={"Retry-After": str(RETRY_SERVICE_S)})
@@ -156,6 +157,11 @@ def _of_validation(error: Mapping[str, Any]) -> Fault:
     if error["type"] == "extra_forbidden":
         remedy = "no such field"
     return _fault(field, error.get("input"), remedy)
+
+
+def _plain(field: str) -> str:
+    """A field that a service calls as the command line does: `--until`, `RULE`."""
+    return field.removeprefix("--").replace("-", "_").lower() if field.startswith("--") or field.isupper() else field
 
 
 def _fault(field: str, value: object, remedy: str) -> Fault:
