@@ -229,4 +229,7 @@ class TestErrors:
 
     def test_a_body_that_is_no_json(self, rest):
         found = rest.post("/queues/ai-batch/pause", content=b"{", headers={"content-type": "application/json"})
-        assert (found.status_code, found.headers["content-type"]) == (422, PROBLEM)
+        assert (found.status_code, found.headers["content-type"]) == (400, PROBLEM)
+
+    def test_a_path_of_several_methods_says_them_all(self, rest):
+        assert rest.patch("/alerts/silences").headers["allow"] == "GET, POST"
