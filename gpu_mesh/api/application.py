@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -33,6 +34,15 @@ TAGS = {
 }
 
 
+class _Api(FastAPI):
+    """Its document has the schemas that no model of a route brings in."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        document["components"]["schemas"] |= problems.schemas()
+        return document
+
+
 def create(settings: Settings) -> FastAPI:
     """The API of one mesh. It connects on first use: Redis may be away when it starts."""
     celery_app.loader.import_default_modules()  # the tasks that may be submitted
@@ -43,7 +53,7 @@ def create(settings: Settings) -> FastAPI:
             api.state.backend = Backend(settings, celery_app, client)
             yield
 
-    api = FastAPI(
+    api = _Api(
         title="GPU Mesh",
         version=__version__,
         description=DESCRIPTION,

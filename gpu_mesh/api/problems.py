@@ -25,7 +25,7 @@ from gpu_mesh.errors import (
     ServiceUnavailable,
 )
 
-__all__ = ["MEDIA_TYPE", "Fault", "NotFound", "Problem", "Refused", "install", "response", "responses"]
+__all__ = ["MEDIA_TYPE", "Fault", "NotFound", "Problem", "Refused", "install", "response", "responses", "schemas"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,6 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     also = (400,) if 422 in statuses else ()
     return {
         status: {
-            "model": Problem,
             "description": http.HTTPStatus(status).phrase,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
@@ -108,6 +107,12 @@ def response(path: str, refused: Refused) -> JSONResponse:
     )
     body = problem.model_dump(exclude_defaults=not refused.faults)
     return JSONResponse(body, refused.status, headers=refused.headers, media_type=MEDIA_TYPE)
+
+
+def schemas() -> dict[str, Any]:
+    """The schemas that `responses` refers to, for the document's components."""
+    shown = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**shown.pop("$defs"), "Problem": shown}
 
 
 def install(app: FastAPI) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gpu_mesh.api.access import Admin, Reader, by
 from gpu_mesh.api.backend import Backend, Served
+from gpu_mesh.api.examples import DRAINED, NODE, answer
 from gpu_mesh.api.names import After, Limit, NodeName, WorkerName, page, path_name
 from gpu_mesh.api.problems import NotFound, responses
 from gpu_mesh.domain.holds import node_of
@@ -61,7 +62,7 @@ class Status(BaseModel):
 class Nodes(BaseModel):
     """Nodes by name."""
 
-    nodes: dict[str, NodeView] = Field(description="By name.")
+    nodes: dict[str, NodeView] = Field(description="By name.", examples=[{NODE.name: NODE}])
     total: int = Field(description="How many match, on all pages.", examples=[2])
     next: str | None = Field(default=None, description="`cursor` of the next page; null: this is the last.")
 
@@ -154,7 +155,7 @@ def nodes(
     return Nodes(nodes=shown, total=len(found), next=more)
 
 
-@router.get("/mesh/nodes/{name}", responses=responses(404, 422, 503))
+@router.get("/mesh/nodes/{name}", responses=answer(NODE) | responses(404, 422, 503))
 def node(caller: Reader, served: Served, name: NodeName) -> NodeView:
     """One node."""
     known = {node.name: node for node in _snapshot(served).nodes}
@@ -163,7 +164,7 @@ def node(caller: Reader, served: Served, name: NodeName) -> NodeView:
     return known[name]
 
 
-@router.post("/mesh/nodes/{name}/drain", responses=responses(404, 422, 503))
+@router.post("/mesh/nodes/{name}/drain", responses=answer(DRAINED) | responses(404, 422, 503))
 def drain(caller: Admin, served: Served, name: WorkerName, how: Drain | None = None) -> Drained:
     """Have a node, or a device, take no work until it is undrained or `until`. What runs there goes on to its end, or
     with `move` elsewhere. Draining again replaces end and words."""
@@ -173,7 +174,7 @@ def drain(caller: Admin, served: Served, name: WorkerName, how: Drain | None = N
         return drains.drain(served.settings, name, until=how.until, why=how.why, by=by(caller), yield_s=yield_s)
 
 
-@router.post("/mesh/nodes/{name}/undrain", responses=responses(404, 422, 503))
+@router.post("/mesh/nodes/{name}/undrain", responses=answer(DRAINED) | responses(404, 422, 503))
 def undrain(caller: Admin, served: Served, name: WorkerName) -> Drained:
     """Have a node, or a device, take work again."""
     with path_name("name", "NAME"):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gpu_mesh.api.access import Admin, Reader, by
 from gpu_mesh.api.backend import Backend, Served
+from gpu_mesh.api.examples import QUEUE, TODAY, answer
 from gpu_mesh.api.names import QueueName
 from gpu_mesh.api.problems import NotFound, responses
 from gpu_mesh.services import gates, windows
@@ -28,7 +29,7 @@ _UNTIL = "`20:00` (in the mesh's time zone), `2026-11-30 09:00`, or a span such 
 class Queues(BaseModel):
     """Queues by name, in canonical order."""
 
-    queues: dict[str, QueueView] = Field(description="By name.")
+    queues: dict[str, QueueView] = Field(description="By name.", examples=[{QUEUE.name: QUEUE}])
 
 
 class Pause(BaseModel):
@@ -75,7 +76,7 @@ class PauseState(BaseModel):
         description="All that keeps the queue closed now, in words; null: open.",
         examples=["paused by ann since 14:02 (disk full)"],
     )
-    gates: list[dict[str, Any]] = Field(description="The same, gate by gate.")
+    gates: list[dict[str, Any]] = Field(description="The same, gate by gate.", examples=[QUEUE.gates])
 
 
 @router.get("/queues", responses=responses(422, 503))
@@ -89,7 +90,7 @@ def queues(
     return Queues(queues={queue.name: queue for queue in found})
 
 
-@router.get("/queues/{queue}", responses=responses(404, 422, 503))
+@router.get("/queues/{queue}", responses=answer(QUEUE) | responses(404, 422, 503))
 def queue(caller: Reader, served: Served, queue: QueueName) -> QueueView:
     """One queue."""
     _check(served, queue)
@@ -115,7 +116,7 @@ def resume(caller: Admin, served: Served, queue: QueueName, how: Resume | None =
     return _state(gates.resume(served.settings, queue, scope=how.scope, until=how.until, by=by(caller)))
 
 
-@router.get("/windows", responses=responses(503))
+@router.get("/windows", responses=answer(TODAY) | responses(503))
 def today(caller: Reader, served: Served) -> Today:
     """Today's peak hours, in which ai-batch is paused, and the next change (SPEC R2)."""
     return windows.today(served.settings)

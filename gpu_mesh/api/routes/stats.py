@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from gpu_mesh.api.access import Reader
 from gpu_mesh.api.backend import Served
+from gpu_mesh.api.examples import REPORT, answer
 from gpu_mesh.api.problems import responses
 from gpu_mesh.services.stats import Report, parse_span, report
 from gpu_mesh.store import stats as store
@@ -22,10 +23,12 @@ router = APIRouter(prefix="/stats", tags=["statistics"])
 class Reports(BaseModel):
     """The reports of every five minutes."""
 
-    reports: list[dict[str, Any]] = Field(description="Newest first; each as `GET /stats` answers, with `span_s`.")
+    reports: list[dict[str, Any]] = Field(
+        description="Newest first; each as `GET /stats` answers, with `span_s`.", examples=[[REPORT.to_dict()]]
+    )
 
 
-@router.get("", responses=responses(422, 503))
+@router.get("", responses=answer(REPORT) | responses(422, 503))
 def stats(
     caller: Reader,
     served: Served,
