@@ -200,11 +200,14 @@ class DeadLettered(MeshError):
 
 
 class SubmittedInPart(MeshError):
-    """Of several tasks only some were sent: those of the ids in `sent`. Sending all again would do these twice."""
+    """Of several tasks only some were sent: those of the ids in `sent`. Sending all again would do these twice.
 
-    def __init__(self, message: str, sent: Sequence[str] = ()) -> None:
-        super().__init__(message, list(sent))
-        self.sent = list(sent)
+    `unsure` is the id of which it is not known; None where it was refused.
+    """
+
+    def __init__(self, message: str, sent: Sequence[str] = (), unsure: str | None = None) -> None:
+        super().__init__(message, list(sent), unsure)
+        self.sent, self.unsure = list(sent), unsure
 
     def __str__(self) -> str:
         return str(self.args[0])

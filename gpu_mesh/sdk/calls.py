@@ -19,7 +19,7 @@ import celery
 from celery.result import AsyncResult
 
 from gpu_mesh.celery import app
-from gpu_mesh.errors import InvalidSetting, InvalidTask, SubmittedInPart, UnknownTaskType
+from gpu_mesh.errors import InvalidSetting, InvalidTask, ServiceUnavailable, SubmittedInPart, UnknownTaskType
 from gpu_mesh.sdk.job import Job
 from gpu_mesh.sdk.options import Options, check_options
 from gpu_mesh.settings import env_name, settings
@@ -68,7 +68,8 @@ def submit_many(calls: Iterable[Call]) -> list[Job]:
                 if not jobs:
                     raise
                 said = f"{len(jobs)} of {len(ready)} tasks were sent, then: {exc}"
-                raise SubmittedInPart(said, [job.id for job in jobs]) from exc
+                unsure = None if isinstance(exc, ServiceUnavailable) else call.id
+                raise SubmittedInPart(said, [job.id for job in jobs], unsure) from exc
     return jobs
 
 

@@ -124,6 +124,7 @@ class TestSubmit:
                 before_task_publish.disconnect(fill_redis)
                 client.config_set("maxmemory", limit)
         assert refused.value.sent == [call.id for call in calls[:3]]
+        assert refused.value.unsure == calls[3].id
         assert str(refused.value).startswith("3 of 6 tasks were sent, then: Redis at ")
         assert len(envelopes("internal:6")) == 3
 
