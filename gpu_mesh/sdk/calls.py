@@ -11,7 +11,6 @@ import difflib
 import logging
 import uuid
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from functools import cache
 from typing import Any, Unpack
 
@@ -58,18 +57,15 @@ def submit_many(calls: Iterable[Call]) -> list[Job]:
     for call in ready:
         call.check_open()
     jobs: list[Job] = []
-    if not ready:
-        return jobs
-    with nullcontext() if app.conf.task_always_eager else app.producer_or_acquire() as producer:
-        for call in ready:
-            try:
-                jobs.append(call.send(producer))
-            except Exception as exc:
-                if not jobs:
-                    raise
-                said = f"{len(jobs)} of {len(ready)} tasks were sent, then: {exc}"
-                unsure = None if isinstance(exc, ServiceUnavailable) else call.id
-                raise SubmittedInPart(said, [job.id for job in jobs], unsure) from exc
+    for call in ready:
+        try:
+            jobs.append(call.send())
+        except Exception as exc:
+            if not jobs:
+                raise
+            said = f"{len(jobs)} of {len(ready)} tasks were sent, then: {exc}"
+            unsure = None if isinstance(exc, ServiceUnavailable) else call.id
+            raise SubmittedInPart(said, [job.id for job in jobs], unsure) from exc
     return jobs
 
 
@@ -104,9 +100,9 @@ class Call:
     def __repr__(self) -> str:
         return f"<Call {self._name} {self.id}>"
 
-    def send(self, producer: Any = None) -> Job:
-        """Send it; over this connection, where one is given."""
-        options = {**self._options, "task_id": self.id, **({"producer": producer} if producer is not None else {})}
+    def send(self) -> Job:
+        """Send it."""
+        options = {**self._options, "task_id": self.id}
         if self._task is None:
             sent: AsyncResult = app.send_task(self._name, self._args, self._kwargs, **options)
         else:

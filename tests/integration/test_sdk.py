@@ -12,6 +12,7 @@ import time
 
 import pytest
 import sample_tasks
+from celery.result import AsyncResult
 from celery.signals import before_task_publish
 from waiting import wait_for
 
@@ -221,6 +222,21 @@ class TestAsync:
             return await asyncio.gather(*waiting)
 
         assert asyncio.run(all_of_them()) == [job.id for job in jobs]
+
+    def test_no_look_is_in_the_event_loop(self):
+        """A Redis that is slow to answer must not hold it up."""
+        seen: list[threading.Thread] = []
+
+        class Backend:
+            """The result backend, as far as a wait asks it."""
+
+            def get_task_meta(self, task_id: str) -> dict[str, object]:
+                seen.append(threading.current_thread())
+                return {"status": "SUCCESS" if len(seen) == 3 else "STARTED", "result": task_id}
+
+        assert asyncio.run(Job(AsyncResult("a", backend=Backend(), app=app)).aresult(timeout=20)) == "a"
+        assert len(seen) == 3
+        assert threading.main_thread() not in seen
 
     def test_await_raises(self):
         """As `result` does."""
