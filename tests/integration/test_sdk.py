@@ -234,6 +234,8 @@ class TestAsync:
                 seen.append(threading.current_thread())
                 return {"status": "SUCCESS" if len(seen) == 3 else "STARTED", "result": task_id}
 
+            def remove_pending_result(self, result: AsyncResult) -> None: ...
+
         assert asyncio.run(Job(AsyncResult("a", backend=Backend(), app=app)).aresult(timeout=20)) == "a"
         assert len(seen) == 3
         assert threading.main_thread() not in seen
