@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends
 
-__all__ = ["Admin", "Caller", "Reader", "Role", "Submitter"]
+__all__ = ["Admin", "Caller", "Follower", "Reader", "Role", "Submitter"]
 
 
 class Role(StrEnum):
@@ -32,7 +32,9 @@ def _anybody() -> Caller:
     return Caller("local", frozenset(Role))
 
 
-#: A parameter of one of these types admits only callers of that role, or of `admin`.
+#: A parameter of one of these types admits only callers of that role, or of `admin`; `Follower` those of `submit` or
+#: `read`, for what is asked of a task by its id.
+Follower = Annotated[Caller, Depends(_anybody)]
 Reader = Annotated[Caller, Depends(_anybody)]
 Submitter = Annotated[Caller, Depends(_anybody)]
 Admin = Annotated[Caller, Depends(_anybody)]
