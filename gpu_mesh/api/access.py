@@ -1,23 +1,39 @@
-"""Who asks, and what they may do."""
+"""Who asks, and what they may do. The gatekeeper lets callers in; a route's parameter says which roles it admits."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Depends
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
 
-__all__ = ["Admin", "Caller", "Follower", "Reader", "Role", "Submitter"]
+from gpu_mesh.api.problems import Refused
+from gpu_mesh.domain.tokens import LOCAL, Role, may
 
+__all__ = [
+    "LOCAL_CALLER",
+    "OPEN_PATHS",
+    "REALM",
+    "Admin",
+    "Caller",
+    "Follower",
+    "Reader",
+    "Role",
+    "Submitter",
+    "admitted",
+    "let_in",
+]
 
-class Role(StrEnum):
-    """`submit`: send tasks, and see, follow and cancel those whose id one knows. `read`: see all, change nothing.
-    `admin`: everything."""
-
-    SUBMIT = "submit"
-    READ = "read"
-    ADMIN = "admin"
+#: Answered to everybody, without a token: they tell nothing of what the mesh does.
+OPEN_PATHS = frozenset(("/", "/health", "/ready", "/openapi.json"))
+REALM = 'Bearer realm="gpu-mesh"'
+_CALLER = "gpu_mesh.caller"
+#: Only for the OpenAPI document: the gatekeeper has read the token by then.
+_scheme = HTTPBearer(
+    scheme_name="token", bearerFormat="gpumesh_<id>_<secret>", description="`gpu-mesh token create`", auto_error=False
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +44,43 @@ class Caller:
     roles: frozenset[Role]
 
 
-def _anybody() -> Caller:
-    return Caller("local", frozenset(Role))
+#: Everybody on this machine, while no token was made.
+LOCAL_CALLER = Caller(LOCAL, frozenset(Role))
+
+
+def let_in(scope: MutableMapping[str, Any], caller: Caller) -> None:
+    """Say who makes the request."""
+    scope[_CALLER] = caller
+
+
+def _admits(*roles: Role) -> Callable[..., Coroutine[Any, Any, Caller]]:
+    async def admit(request: Request, _: Annotated[object, Security(_scheme)]) -> Caller:
+        caller = request.scope.get(_CALLER)
+        if not isinstance(caller, Caller):
+            raise Refused(401, "unauthorized", "needs a token", headers={"WWW-Authenticate": REALM})
+        if not may(caller.roles, roles):
+            wanted = " or ".join(dict.fromkeys((*roles, Role.ADMIN)))
+            held = ", ".join(sorted(caller.roles))
+            detail = f"needs a token of the role {wanted}; {caller.name} has {held}"
+            scope = f'{REALM}, error="insufficient_scope", scope="{roles[0]}"'
+            raise Refused(403, "forbidden", detail, headers={"WWW-Authenticate": scope})
+        return caller
+
+    _roles[admit] = frozenset((*roles, Role.ADMIN))
+    return admit
+
+
+_roles: dict[Callable[..., Any], frozenset[Role]] = {}
+
+
+def admitted(dependency: Callable[..., Any] | None) -> frozenset[Role] | None:
+    """The roles that a parameter's dependency admits; None where it is none of these."""
+    return None if dependency is None else _roles.get(dependency)
 
 
 #: A parameter of one of these types admits only callers of that role, or of `admin`; `Follower` those of `submit` or
 #: `read`, for what is asked of a task by its id.
-Follower = Annotated[Caller, Depends(_anybody)]
-Reader = Annotated[Caller, Depends(_anybody)]
-Submitter = Annotated[Caller, Depends(_anybody)]
-Admin = Annotated[Caller, Depends(_anybody)]
+Follower = Annotated[Caller, Depends(_admits(Role.SUBMIT, Role.READ))]
+Reader = Annotated[Caller, Depends(_admits(Role.READ))]
+Submitter = Annotated[Caller, Depends(_admits(Role.SUBMIT))]
+Admin = Annotated[Caller, Depends(_admits(Role.ADMIN))]

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from gpu_mesh import __version__
-from gpu_mesh.api import problems
+from gpu_mesh.api import guards, problems
 from gpu_mesh.api.backend import Backend
 from gpu_mesh.api.routes import system
 from gpu_mesh.celery import app as celery_app
@@ -31,6 +31,7 @@ def create(settings: Settings) -> FastAPI:
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         with connect(settings) as client:
             api.state.backend = Backend(settings, celery_app, client)
+            api.state.known = guards.known_tokens(settings, client)
             yield
 
     api = FastAPI(
@@ -43,6 +44,7 @@ def create(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     problems.install(api)
+    guards.install(api, settings)
     for routes in (system,):
-        api.include_router(routes.router)
+        api.include_router(routes.router, responses=problems.responses(*guards.STATUSES))
     return api

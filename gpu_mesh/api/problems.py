@@ -24,7 +24,7 @@ from gpu_mesh.errors import (
     ServiceUnavailable,
 )
 
-__all__ = ["MEDIA_TYPE", "Fault", "NotFound", "Problem", "Refused", "install", "response", "responses"]
+__all__ = ["MEDIA_TYPE", "Fault", "NotFound", "Problem", "Refused", "install", "refusal", "response", "responses"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,13 +111,14 @@ def install(app: FastAPI) -> None:
     """Have the app answer every error as a problem, and no error with its stack trace."""
 
     async def refused(request: Request, exc: Exception) -> JSONResponse:
-        return response(request.url.path, _of(exc))
+        return response(request.url.path, refusal(exc))
 
     for kind in (Refused, MeshError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, refused)
 
 
-def _of(exc: Exception) -> Refused:
+def refusal(exc: Exception) -> Refused:
+    """How an error is answered; one that should not happen is in the log then, with its stack trace."""
     if isinstance(exc, Refused):
         return exc
     if isinstance(exc, RequestValidationError):
