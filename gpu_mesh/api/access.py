@@ -23,6 +23,7 @@ __all__ = [
     "Role",
     "Submitter",
     "admitted",
+    "by",
     "let_in",
 ]
 
@@ -84,3 +85,8 @@ Follower = Annotated[Caller, Depends(_admits(Role.SUBMIT, Role.READ))]
 Reader = Annotated[Caller, Depends(_admits(Role.READ))]
 Submitter = Annotated[Caller, Depends(_admits(Role.SUBMIT))]
 Admin = Annotated[Caller, Depends(_admits(Role.ADMIN))]
+
+
+def by(caller: Caller) -> str:
+    """Who changed something, as others read it."""
+    return f"{caller.name} (API)"

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from gpu_mesh import __version__
 from gpu_mesh.api import guards, problems
 from gpu_mesh.api.backend import Backend
-from gpu_mesh.api.routes import system
+from gpu_mesh.api.routes import alerts, mesh, queues, stats, system
 from gpu_mesh.celery import app as celery_app
 from gpu_mesh.settings import Settings
 from gpu_mesh.store.client import connect
@@ -21,6 +21,16 @@ DESCRIPTION = """Send AI work to a company's GPUs, follow it, and look after the
 
 Errors are `application/problem+json` and name the field, the value and the remedy. Times are seconds since the epoch,
 spans are seconds, memory is in GB."""
+
+
+TAGS = {
+    "system": "The API itself.",
+    "tasks": "Sending work, following it, taking it back.",
+    "mesh": "Nodes and devices.",
+    "queues": "How full they are, and pausing them.",
+    "alerts": "What operators are told.",
+    "statistics": "What ended, how long it took, what it cost.",
+}
 
 
 def create(settings: Settings) -> FastAPI:
@@ -42,9 +52,12 @@ def create(settings: Settings) -> FastAPI:
         # Those load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        openapi_tags=[{"name": name, "description": words} for name, words in TAGS.items()],
+        # Short names of operations, for those who generate a client.
+        generate_unique_id_function=lambda route: route.name,
     )
     problems.install(api)
     guards.install(api, settings)
-    for routes in (system,):
+    for routes in (system, mesh, queues, alerts, stats):
         api.include_router(routes.router, responses=problems.responses(*guards.STATUSES))
     return api

@@ -36,7 +36,7 @@ class Gatekeeper:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._elsewhere = not is_loopback(settings.api_listen)
-        self._rates = Rates(settings.api_rate_per_s, settings.api_rate_per_s * BURST_S)
+        self._rates = Rates(settings.api_rate, settings.api_rate * BURST_S)
         self._failed = Rates(FAILED_PER_S, FAILED_AT_ONCE)
         self._unlogged = 0
 
@@ -72,7 +72,7 @@ class Gatekeeper:
 
     def _count(self, key: str) -> None:
         if wait_s := self._rates.take(key, time.monotonic()):
-            raise _too_many(wait_s, "more requests than GPU_MESH_API_RATE_PER_S allows")
+            raise _too_many(wait_s, "more requests than GPU_MESH_API_RATE allows")
 
     def _refused(self, scope: Scope, why: str, challenge: str) -> Refused:
         address = _address(scope)

@@ -23,7 +23,7 @@ class ApiSettings(BaseModel, defer_build=True):
     api_origins: Origins = setting(
         "Origins whose pages a browser may let use the REST API, such as `https://ops.example.com`", default=()
     )
-    api_rate_per_s: float = setting(
+    api_rate: float = setting(
         "Requests a second that one token may make, twice as many at once", unit="1/s", default=500.0, gt=0, le=1e6
     )
     api_max_requests: int = setting(
