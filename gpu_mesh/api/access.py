@@ -22,7 +22,6 @@ __all__ = [
     "Reader",
     "Role",
     "Submitter",
-    "admitted",
     "by",
     "let_in",
 ]
@@ -33,7 +32,11 @@ REALM = 'Bearer realm="gpu-mesh"'
 _CALLER = "gpu_mesh.caller"
 #: Only for the OpenAPI document: the gatekeeper has read the token by then.
 _scheme = HTTPBearer(
-    scheme_name="token", bearerFormat="gpumesh_<id>_<secret>", description="`gpu-mesh token create`", auto_error=False
+    scheme_name="token",
+    bearerFormat="gpumesh_<id>_<secret>",
+    description="`gpu-mesh token create` makes one. It needs one of the roles that an operation lists. On loopback "
+    "none is needed until the first one is made.",
+    auto_error=False,
 )
 
 
@@ -55,28 +58,20 @@ def let_in(scope: MutableMapping[str, Any], caller: Caller) -> None:
 
 
 def _admits(*roles: Role) -> Callable[..., Coroutine[Any, Any, Caller]]:
-    async def admit(request: Request, _: Annotated[object, Security(_scheme)]) -> Caller:
+    named = [str(role) for role in dict.fromkeys((*roles, Role.ADMIN))]
+
+    async def admit(request: Request, _: object = Security(_scheme, scopes=named)) -> Caller:
         caller = request.scope.get(_CALLER)
         if not isinstance(caller, Caller):
             raise Refused(401, "unauthorized", "needs a token", headers={"WWW-Authenticate": REALM})
         if not may(caller.roles, roles):
-            wanted = " or ".join(dict.fromkeys((*roles, Role.ADMIN)))
             held = ", ".join(sorted(caller.roles))
-            detail = f"needs a token of the role {wanted}; {caller.name} has {held}"
+            detail = f"needs a token of the role {' or '.join(named)}; {caller.name} has {held}"
             scope = f'{REALM}, error="insufficient_scope", scope="{roles[0]}"'
             raise Refused(403, "forbidden", detail, headers={"WWW-Authenticate": scope})
         return caller
 
-    _roles[admit] = frozenset((*roles, Role.ADMIN))
     return admit
-
-
-_roles: dict[Callable[..., Any], frozenset[Role]] = {}
-
-
-def admitted(dependency: Callable[..., Any] | None) -> frozenset[Role] | None:
-    """The roles that a parameter's dependency admits; None where it is none of these."""
-    return None if dependency is None else _roles.get(dependency)
 
 
 #: A parameter of one of these types admits only callers of that role, or of `admin`; `Follower` those of `submit` or

@@ -56,6 +56,7 @@ class Bodies:
             if not is_there:
                 return
             try:
+                self._check_size(len(body))
                 _check_json(body)
             except Refused as exc:
                 await refuse(scope, receive, send, exc, read=True)
@@ -99,8 +100,8 @@ class Bodies:
             part = message.get("body", b"")
             body += part
             self._held += len(part)
-            self._check_size(len(body))
-            more = message.get("more_body", False)
+            if more := message.get("more_body", False):
+                self._check_size(len(body))
         return True
 
 
