@@ -126,7 +126,7 @@ def _singles(api: str, count: int) -> tuple[list[float], list[float], list[float
 def _api(mesh: Up) -> psutil.Process:
     """The process of the API."""
     children = psutil.Process(mesh.pid).children(recursive=True)
-    return next(child for child in children if child.cmdline()[-2:] == ["gpu_mesh", "api"])
+    return next(child for child in children if "gpu_mesh api" in " ".join(child.cmdline()))
 
 
 def _p99(values: Sequence[float]) -> float:
