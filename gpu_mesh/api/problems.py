@@ -25,7 +25,18 @@ from gpu_mesh.errors import (
     ServiceUnavailable,
 )
 
-__all__ = ["MEDIA_TYPE", "Fault", "NotFound", "Problem", "Refused", "install", "response", "responses", "schemas"]
+__all__ = [
+    "MEDIA_TYPE",
+    "Fault",
+    "NotFound",
+    "Problem",
+    "Refused",
+    "install",
+    "refusal",
+    "response",
+    "responses",
+    "schemas",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +130,7 @@ def install(app: FastAPI) -> None:
     """Have the app answer every error as a problem, and no error with its stack trace."""
 
     async def refused(request: Request, exc: Exception) -> JSONResponse:
-        told = _of(exc)
+        told = refusal(exc)
         if told.status == http.HTTPStatus.METHOD_NOT_ALLOWED:
             told.headers["Allow"] = ", ".join(sorted(_methods(request)))
         return response(request.url.path, told)
@@ -138,7 +149,8 @@ def _methods(request: Request) -> set[str]:
     }
 
 
-def _of(exc: Exception) -> Refused:
+def refusal(exc: Exception) -> Refused:
+    """How an error is answered; one that should not happen is in the log then, with its stack trace."""
     if isinstance(exc, Refused):
         return exc
     if isinstance(exc, RequestValidationError):
