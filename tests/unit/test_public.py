@@ -26,7 +26,6 @@ FILES = {
 }
 #: What may import the app: its facade and what lies above it.
 ABOVE_THE_APP = ("gpu_mesh", "gpu_mesh.cli", "gpu_mesh.testing", "gpu_mesh.__main__", "workers", "beat_schedule")
-ABOVE_IT = ("gpu_mesh.api.", "gpu_mesh.cli.", "gpu_mesh.sdk.", "workers.")
 
 
 @cache
