@@ -72,7 +72,7 @@ def submit_many(calls: Iterable[Call]) -> list[Job]:
 class Call:
     """A task with its arguments and options, checked, not sent yet. Made as `submit` is called; it raises the same."""
 
-    __slots__ = ("_args", "_kwargs", "_name", "_options", "_task", "id")
+    __slots__ = ("_args", "_kwargs", "_name", "_options", "_task", "_when", "id")
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class Call:
             check_call(self._task, args, self._kwargs)
         if isinstance(self._task, GpuTask):
             given = self._task.checked(args, self._kwargs, given)
-            self._route(self._task.declared, given)
-        else:
-            self._route({}, given)
+        prepared = prepare(self._name, getattr(self._task, "declared", {}), given)
+        #: What decides whether it would be taken now.
+        self._when = {name: prepared.get(name) for name in ("queue", "eta", "countdown")}
         app.check_json(args, self._kwargs)
         self._options = given
 
@@ -111,12 +111,8 @@ class Call:
 
     def check_open(self) -> None:
         """Would it be taken now? Raises BrokerUnavailable, ServiceUnavailable."""
-        declared = getattr(self._task, "declared", {})
         if not app.conf.task_always_eager:
-            app.check_open(self._route(declared, self._options))
-
-    def _route(self, declared: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        return prepare(self._name, declared, given)
+            app.check_open(self._when)
 
 
 def _named(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
