@@ -123,7 +123,9 @@ def test_the_code_of_the_docs_runs(mesh: str, capsys: pytest.CaptureFixture[str]
 
 def test_the_typed_example(mesh: str):
     """examples/application: a program against the mesh; mypy reads it in the unit tests."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "examples")}
+    # As where its user also runs a client of the REST API.
+    rest = {"GPU_MESH_URL": mesh, "GPU_MESH_TOKEN": "a-token"}
+    env = {**os.environ, **rest, "PYTHONPATH": str(ROOT / "examples")}
     ran = subprocess.run(
         [sys.executable, "-m", "application"], capture_output=True, text=True, env=env, timeout=60, check=False
     )
