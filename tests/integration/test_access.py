@@ -273,6 +273,14 @@ class TestBounds:
             assert _is_problem(rest.get(READ, headers=headers), 431, "request-header-fields-too-large")
         assert _is_problem(rest.get(f"/queues?a={'x' * 9000}"), 414, "uri-too-long")
 
+    def test_more_at_once_than_is_answered(self, broker):
+        """Whoever watches the process is answered all the same."""
+        with served(api_max_requests=0) as rest:
+            found = rest.get(READ)
+            assert _is_problem(found, 503, "busy")
+            assert int(found.headers["retry-after"]) >= 1
+            assert rest.get("/health").status_code == 200
+
     def test_more_than_a_token_may_ask(self, shut):
         one, other = _bearer("read", name="one"), _bearer("read", name="other")
         with served(api_rate=2.0) as rest:
