@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from fastapi import Response
 from rest import served
 
 from gpu_mesh.api.gatekeeper import FAILED_AT_ONCE
@@ -302,6 +303,37 @@ class TestBounds:
         assert _is_problem(found, 500, "internal")
         assert "secret" not in found.text
         assert "a secret" in caplog.text
+
+
+class TestRecord:
+    def _lines(self, caplog):
+        return [record for record in caplog.records if record.__dict__.get("action") == "request"]
+
+    def test_who_changed_what(self, shut, caplog):
+        header = _bearer("admin", name="ops")
+        with caplog.at_level(logging.INFO):
+            shut.get(READ, headers=header)
+            shut.post(CHANGE, headers=header)
+            shut.post("/queues/nowhere/pause", headers=header)  # changes nothing: 404
+        found = [(record.__dict__["user"], record.getMessage()) for record in self._lines(caplog)]
+        assert found == [("ops", f"ops: POST {CHANGE}")]
+
+    def test_a_task_that_is_sent_or_taken_back_is_named(self, broker, caplog):
+        with served() as rest:
+
+            @rest.app.post("/a", status_code=201)
+            def sent(response: Response) -> None:
+                response.headers["Location"] = "/tasks/abc"
+
+            @rest.app.put("/tasks/{name}")
+            def changed(name: str) -> None:
+                pass
+
+            with caplog.at_level(logging.INFO):
+                rest.post("/a")
+                rest.put("/tasks/a%0Ab")
+        found = [(record.getMessage(), record.__dict__.get("task")) for record in self._lines(caplog)]
+        assert found == [("local: POST /a task=abc", "abc"), ("local: PUT /tasks/a?b task=a?b", "a?b")]
 
 
 class TestFailures:
