@@ -24,7 +24,7 @@ from gpu_mesh.errors import (
     ServiceUnavailable,
 )
 
-__all__ = ["MEDIA_TYPE", "Fault", "NotFound", "Problem", "Refused", "install", "response", "responses"]
+__all__ = ["MEDIA_TYPE", "Fault", "NotFound", "Problem", "Refused", "install", "of", "response", "responses"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Problem(BaseModel):
 
 
 class Refused(Exception):
-    """A request is refused: `kind` names the problem (`not-found`), `faults` the fields."""
+    """A request is refused: `kind` names the problem (`not-found`), `faults` the fields; `extra` is told as well."""
 
     def __init__(
         self,
@@ -66,10 +66,11 @@ class Refused(Exception):
         *,
         faults: list[Fault] | None = None,
         headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(status, kind, detail)
         self.status, self.kind, self.detail = status, kind, detail
-        self.faults, self.headers = faults or [], dict(headers or {})
+        self.faults, self.headers, self.extra = faults or [], dict(headers or {}), dict(extra or {})
 
 
 class NotFound(Refused):
@@ -103,7 +104,7 @@ def response(path: str, refused: Refused) -> JSONResponse:
         instance=path,
         errors=refused.faults,
     )
-    body = problem.model_dump(exclude_defaults=not refused.faults)
+    body = {**problem.model_dump(exclude_defaults=not refused.faults), **refused.extra}
     return JSONResponse(body, refused.status, headers=refused.headers, media_type=MEDIA_TYPE)
 
 
@@ -111,13 +112,14 @@ def install(app: FastAPI) -> None:
     """Have the app answer every error as a problem, and no error with its stack trace."""
 
     async def refused(request: Request, exc: Exception) -> JSONResponse:
-        return response(request.url.path, _of(exc))
+        return response(request.url.path, of(exc))
 
     for kind in (Refused, MeshError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, refused)
 
 
-def _of(exc: Exception) -> Refused:
+def of(exc: Exception) -> Refused:
+    """The refusal that an error is answered with."""
     if isinstance(exc, Refused):
         return exc
     if isinstance(exc, RequestValidationError):
