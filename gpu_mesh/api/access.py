@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends
 
-__all__ = ["Admin", "Caller", "Reader", "Role", "Submitter"]
+__all__ = ["Admin", "Caller", "Reader", "Role", "Submitter", "by"]
 
 
 class Role(StrEnum):
@@ -36,3 +36,8 @@ def _anybody() -> Caller:
 Reader = Annotated[Caller, Depends(_anybody)]
 Submitter = Annotated[Caller, Depends(_anybody)]
 Admin = Annotated[Caller, Depends(_anybody)]
+
+
+def by(caller: Caller) -> str:
+    """Who changed something, as others read it."""
+    return f"{caller.name} (API)"
