@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from gpu_mesh import __version__
-from gpu_mesh.api import problems
+from gpu_mesh.api import guards, problems
 from gpu_mesh.api.backend import Backend
 from gpu_mesh.api.routes import alerts, mesh, queues, stats, submitting, system, task_lists, tasks
 from gpu_mesh.api.waiting import waiter
@@ -52,6 +52,7 @@ def create(settings: Settings) -> FastAPI:
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         with connect(settings) as client:
             api.state.backend = Backend(settings, celery_app, client)
+            api.state.known = guards.known_tokens(settings, client)
             with waiter(api.state.backend) as api.state.waiter:
                 yield
 
@@ -68,6 +69,7 @@ def create(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     problems.install(api)
+    guards.install(api, settings)
     for routes in (system, submitting, task_lists, tasks, mesh, queues, alerts, stats):
-        api.include_router(routes.router)
+        api.include_router(routes.router, responses=problems.responses(*guards.STATUSES))
     return api

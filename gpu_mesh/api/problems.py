@@ -25,7 +25,18 @@ from gpu_mesh.errors import (
     ServiceUnavailable,
 )
 
-__all__ = ["MEDIA_TYPE", "Fault", "NotFound", "Problem", "Refused", "install", "of", "response", "responses", "schemas"]
+__all__ = [
+    "MEDIA_TYPE",
+    "Fault",
+    "NotFound",
+    "Problem",
+    "Refused",
+    "install",
+    "refusal",
+    "response",
+    "responses",
+    "schemas",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +131,7 @@ def install(app: FastAPI) -> None:
     """Have the app answer every error as a problem, and no error with its stack trace."""
 
     async def refused(request: Request, exc: Exception) -> JSONResponse:
-        told = of(exc)
+        told = refusal(exc)
         if told.status == http.HTTPStatus.METHOD_NOT_ALLOWED:
             told.headers["Allow"] = ", ".join(sorted(_methods(request)))
         return response(request.url.path, told)
@@ -139,8 +150,8 @@ def _methods(request: Request) -> set[str]:
     }
 
 
-def of(exc: Exception) -> Refused:
-    """The refusal that an error is answered with."""
+def refusal(exc: Exception) -> Refused:
+    """How an error is answered; one that should not happen is in the log then, with its stack trace."""
     if isinstance(exc, Refused):
         return exc
     if isinstance(exc, RequestValidationError):

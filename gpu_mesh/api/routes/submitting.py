@@ -112,7 +112,7 @@ def _unsent(served: Backend, exc: PartlySent, found: reservations.Reservation | 
         # Where that fails it stands, and who comes with it again has the rest sent.
         with suppress(BrokerUnavailable), mapped_errors(served.settings):
             unsure = [] if reservations.give_up(served.client, found) else unsure
-    refused = problems.of(exc.why)
+    refused = problems.refusal(exc.why)
     refused.extra = {"sent": sent, "unsure": unsure}
     return refused
 
