@@ -10,7 +10,8 @@ from fastapi import FastAPI
 from gpu_mesh import __version__
 from gpu_mesh.api import problems
 from gpu_mesh.api.backend import Backend
-from gpu_mesh.api.routes import system
+from gpu_mesh.api.events.live import living
+from gpu_mesh.api.routes import events, system
 from gpu_mesh.celery import app as celery_app
 from gpu_mesh.settings import Settings
 from gpu_mesh.store.client import connect
@@ -31,7 +32,8 @@ def create(settings: Settings) -> FastAPI:
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         with connect(settings) as client:
             api.state.backend = Backend(settings, celery_app, client)
-            yield
+            async with living(api, api.state.backend):
+                yield
 
     api = FastAPI(
         title="GPU Mesh",
@@ -43,6 +45,6 @@ def create(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     problems.install(api)
-    for routes in (system,):
+    for routes in (system, events):
         api.include_router(routes.router)
     return api

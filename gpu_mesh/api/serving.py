@@ -9,6 +9,7 @@ from types import FrameType
 import uvicorn
 
 from gpu_mesh.api.application import create
+from gpu_mesh.api.events import live
 from gpu_mesh.services.listening import address, listening
 from gpu_mesh.settings import Settings
 
@@ -44,6 +45,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
         if hasattr(self, "_told"):
             self._loop.call_soon_threadsafe(self._told.set)
+            self._loop.call_soon_threadsafe(live.stop, self.config.app)
 
 
 def serve(settings: Settings) -> None:
