@@ -79,7 +79,10 @@ def _node_options(command: Callable[..., None]) -> Callable[..., None]:
 def up(devices: str | None, node_name: str | None, listen: str | None, flower: bool) -> None:
     """Run a whole mesh on this machine: Redis (unless GPU_MESH_BROKER_URL names one), a worker per device,
     the control worker, beat and the REST API. Ctrl-C stops it in order, a second one at once."""
-    current = _override(devices=devices, node_name=node_name, listen=listen, node_role="lead", flower_enabled="true" if flower else None)
+    also_flower = "true" if flower else None
+    current = _override(
+        devices=devices, node_name=node_name, listen=listen, node_role="lead", flower_enabled=also_flower
+    )
     with _logs(current):
         check_include_apart(current)
         check_channels(current)

@@ -82,10 +82,15 @@ def connect(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S, retries:
     return redis.Redis.from_url(address, **more)
 
 
-def connect_async(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S) -> redis_async.Redis:
-    """As `connect`, for the event loop that runs; nothing is tried again by itself. `mapped_errors` fits it too."""
+def connect_async(
+    settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S, connections: int | None = None
+) -> redis_async.Redis:
+    """As `connect`, for the event loop that runs; nothing is tried again by itself. `mapped_errors` fits it too.
+
+    `connections` is how many at most wait at once; None: redis-py's 100.
+    """
     url = broker_url(settings)
-    options = {**_options(timeout_s), "retry": AsyncRetry(NoBackoff(), 0)}
+    options = {**_options(timeout_s), "retry": AsyncRetry(NoBackoff(), 0), "max_connections": connections}
     if url.startswith("sentinel://"):
         hosts, database, login, asked = _sentinels(url, options)
         found: redis_async.Redis = AsyncSentinel(hosts, sentinel_kwargs=asked).master_for(

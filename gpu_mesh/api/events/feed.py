@@ -30,10 +30,10 @@ RETRY_S = 0.5
 
 async def feed(backend: Backend, publish: Publish) -> None:
     """Publish what happens, until cancelled."""
-    reteller = Reteller()
+    reteller, was_read = Reteller(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(_patient(_hear, backend, publish, reteller))
-        group.create_task(_patient(_compare, backend, publish, reteller))
+        group.create_task(_patient(_hear, backend, publish, reteller, was_read))
+        group.create_task(_patient(_compare, backend, publish, reteller, was_read))
 
 
 async def _patient(work: Callable[..., Any], *args: Any) -> None:
@@ -46,7 +46,7 @@ async def _patient(work: Callable[..., Any], *args: Any) -> None:
         await asyncio.sleep(RETRY_S)
 
 
-async def _hear(backend: Backend, publish: Publish, reteller: Reteller) -> None:
+async def _hear(backend: Backend, publish: Publish, reteller: Reteller, was_read: asyncio.Event) -> None:
     away: float | None = None
     while True:
         try:
@@ -55,6 +55,7 @@ async def _hear(backend: Backend, publish: Publish, reteller: Reteller) -> None:
                     async for events in listen(client, str(backend.app.conf.event_exchange)):
                         now = time.time()
                         if events is None:
+                            await was_read.wait()  # else a change between the two would be missed
                             reteller.forget_times(now)
                             publish([happened("mesh.connected", now, away_s=None if away is None else now - away)])
                             away = None
@@ -69,7 +70,7 @@ async def _hear(backend: Backend, publish: Publish, reteller: Reteller) -> None:
         await asyncio.sleep(RETRY_S)
 
 
-async def _compare(backend: Backend, publish: Publish, reteller: Reteller) -> None:
+async def _compare(backend: Backend, publish: Publish, reteller: Reteller, was_read: asyncio.Event) -> None:
     before = None
     while True:
         began = time.monotonic()
@@ -82,5 +83,6 @@ async def _compare(backend: Backend, publish: Publish, reteller: Reteller) -> No
             if before is not None:
                 publish(changes(before, after))
             before = after
+            was_read.set()
         took = time.monotonic() - began
         await asyncio.sleep(max(READ_EVERY_S, took * READ_SHARE))

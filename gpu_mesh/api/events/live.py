@@ -32,7 +32,7 @@ class Live:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         #: redis-py's, for asyncio: it connects on first use.
-        self._client: Any = connect_async(backend.settings)
+        self._client: Any = connect_async(backend.settings, connections=backend.settings.api_max_streams)
         self.watch = Watch(backend)
         self.hub = Hub(partial(feed, backend))
         self.open = 0

@@ -58,10 +58,13 @@ class EventStream(Response):
         *,
         held: AbstractContextManager[object],
         stopping: Callable[[], Awaitable[object]],
+        keep_alive_s: float = KEEP_ALIVE_S,
+        stuck_s: float = STUCK_S,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._source, self._held, self._stopping = source, held, stopping
+        self._keep_alive_s, self._stuck_s = keep_alive_s, stuck_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -101,9 +104,9 @@ class EventStream(Response):
         await _body(send, format_sse_event(retry=RETRY_MS))
         said = time.monotonic()
         async for told in self._source:
-            if told == IDLE and time.monotonic() - said < KEEP_ALIVE_S:
+            if told == IDLE and time.monotonic() - said < self._keep_alive_s:
                 continue
-            with anyio.move_on_after(STUCK_S) as limit:
+            with anyio.move_on_after(self._stuck_s) as limit:
                 await _body(send, told or KEEPALIVE_COMMENT)
             if limit.cancelled_caught:
                 return False
