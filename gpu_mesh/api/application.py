@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from gpu_mesh import __version__
 from gpu_mesh.api import guards, problems
 from gpu_mesh.api.backend import Backend
-from gpu_mesh.api.routes import alerts, mesh, queues, stats, system
+from gpu_mesh.api.routes import alerts, mesh, queues, stats, submitting, system, task_lists, tasks
+from gpu_mesh.api.waiting import waiter
 from gpu_mesh.celery import app as celery_app
 from gpu_mesh.settings import Settings
 from gpu_mesh.store.client import connect
@@ -52,7 +53,8 @@ def create(settings: Settings) -> FastAPI:
         with connect(settings) as client:
             api.state.backend = Backend(settings, celery_app, client)
             api.state.known = guards.known_tokens(settings, client)
-            yield
+            with waiter(api.state.backend) as api.state.waiter:
+                yield
 
     api = _Api(
         title="GPU Mesh",
@@ -68,6 +70,6 @@ def create(settings: Settings) -> FastAPI:
     )
     problems.install(api)
     guards.install(api, settings)
-    for routes in (system, mesh, queues, alerts, stats):
+    for routes in (system, submitting, task_lists, tasks, mesh, queues, alerts, stats):
         api.include_router(routes.router, responses=problems.responses(*guards.STATUSES))
     return api
