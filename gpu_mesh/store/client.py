@@ -126,9 +126,7 @@ def _direct(settings: Settings, url: str, options: dict[str, Any]) -> tuple[str,
     return parts.geturl(), options
 
 
-def _sentinels(
-    url: str, options: dict[str, Any]
-) -> tuple[list[tuple[str, int]], int, dict[str, Any], dict[str, Any]]:
+def _sentinels(url: str, options: dict[str, Any]) -> tuple[list[tuple[str, int]], int, dict[str, Any], dict[str, Any]]:
     """The sentinels, the master's database and login, and the options of who asks the sentinels."""
     parts = [urlsplit(part) for part in url.split(";")]
     hosts = [(part.hostname or "127.0.0.1", part.port or 26379) for part in parts]

@@ -40,6 +40,9 @@ __all__ = [
     "SILENCES",
     "STATE",
     "STATS",
+    "TOKENS",
+    "TOKENS_NEEDED",
+    "TOKENS_USED",
     "TRIES",
     "UNTOLD",
     "WATCH",
@@ -56,6 +59,7 @@ __all__ = [
     "queue_of",
     "ranking",
     "realtime",
+    "reservation",
     "stream",
     "wake",
 ]
@@ -118,6 +122,9 @@ HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
 #: lists: the last attempts to repair an engine as JSON, newest first, capped; and those that nobody was told of.
 REPAIRS, UNTOLD = f"{PREFIX}repairs", f"{PREFIX}repairs:untold"
 
+#: hash: id of an API token → it, JSON, without its secret; hash: id → when it was used last; string: is one needed.
+TOKENS, TOKENS_USED, TOKENS_NEEDED = f"{PREFIX}tokens", f"{PREFIX}tokens:used", f"{PREFIX}tokens:needed"
+
 
 def orders(node: str) -> str:
     """list: repairs that a node is to do, newest first, as JSON; expiring."""
@@ -162,6 +169,11 @@ def held(worker: str) -> str:
 def realtime(scope: str) -> str:
     """zset: realtime jobs that hold batch work back in a scope, see lua/_holds.lua."""
     return f"{PREFIX}realtime:{scope}"
+
+
+def reservation(name: str) -> str:
+    """hash: task ids that are reserved for a request, see lua/reserve.lua; expiring."""
+    return f"{PREFIX}reserved:{name}"
 
 
 def wake(worker: str) -> str:

@@ -22,8 +22,6 @@ __all__ = ["IDLE", "KEEP_ALIVE_S", "MEDIA_TYPE", "EventStream", "comment", "enco
 MEDIA_TYPE = "text/event-stream"
 #: After so long without an event a comment keeps proxies from closing the connection, s.
 KEEP_ALIVE_S = 15.0
-#: A client that takes nothing for so long is gone, s.
-STUCK_S = 60.0
 #: How long the last words of a server that stops may take, s.
 FAREWELL_S = 0.5
 #: When a client that lost its connection is to come again, ms.
@@ -59,12 +57,11 @@ class EventStream(Response):
         held: AbstractContextManager[object],
         stopping: Callable[[], Awaitable[object]],
         keep_alive_s: float = KEEP_ALIVE_S,
-        stuck_s: float = STUCK_S,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._source, self._held, self._stopping = source, held, stopping
-        self._keep_alive_s, self._stuck_s = keep_alive_s, stuck_s
+        self._keep_alive_s = keep_alive_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -89,8 +86,7 @@ class EventStream(Response):
                 async with anyio.create_task_group() as group:
                     group.start_soon(hang_up)
                     group.start_soon(stop)
-                    if not await self._pump(send):
-                        last = None
+                    await self._pump(send)
                     group.cancel_scope.cancel()
             finally:
                 with anyio.CancelScope(shield=True):
@@ -99,19 +95,15 @@ class EventStream(Response):
                 with anyio.move_on_after(FAREWELL_S):
                     await _body(send, last, more=False)
 
-    async def _pump(self, send: Send) -> bool:
-        """Whether the client took it all."""
+    async def _pump(self, send: Send) -> None:
+        """A client that takes nothing is disconnected by the server (api/protocol)."""
         await _body(send, format_sse_event(retry=RETRY_MS))
         said = time.monotonic()
         async for told in self._source:
             if told == IDLE and time.monotonic() - said < self._keep_alive_s:
                 continue
-            with anyio.move_on_after(self._stuck_s) as limit:
-                await _body(send, told or KEEPALIVE_COMMENT)
-            if limit.cancelled_caught:
-                return False
+            await _body(send, told or KEEPALIVE_COMMENT)
             said = time.monotonic()
-        return True
 
 
 async def _body(send: Send, told: bytes, *, more: bool = True) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 
-from gpu_mesh.api.access import Reader, Submitter
+from gpu_mesh.api.access import Follower, Reader
 from gpu_mesh.api.backend import Served
 from gpu_mesh.api.events.following import END
 from gpu_mesh.api.events.hub import Wanted
@@ -78,10 +78,10 @@ _PIECES = 'event: piece\ndata: {"text": "Hello", "thinking": ""}\nid: 1763770000
     },
 )
 async def stream(
+    caller: Follower,
     task_id: Annotated[str, Depends(_known_task)],
     position: Annotated[Position | str | None, Depends(_position)],
     live: Living,
-    caller: Submitter,
 ) -> Response:
     """What a task says, as it says it, as server-sent events; from its beginning, or behind `Last-Event-ID`."""
     if isinstance(position, str):
@@ -125,7 +125,7 @@ _EVENT = (
     responses={**_stream("Events, until the client leaves.", _EVENT), **responses(422, 503)},
 )
 async def events(
-    wanted: Annotated[Wanted, Depends(_wanted)], live: Living, caller: Reader, last_id: LastId = None
+    caller: Reader, wanted: Annotated[Wanted, Depends(_wanted)], live: Living, last_id: LastId = None
 ) -> Response:
     """What happens in the mesh, as server-sent events: tasks, workers, queues, alerts, nodes, devices."""
     return live.response(live.hub.listen(wanted, last_id))
