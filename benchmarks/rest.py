@@ -9,7 +9,7 @@
     s1_overhead_p99_ms            a request that waits for the end of a job that takes no time
 
 One `gpu-mesh up` with DEVICES pretended devices, its Redis and its one uvicorn process, on the machine's cores; the
-load comes from this process, on keep-alive connections, whether or not answers come (open loop).
+load comes from this process (benchmarks/load.py).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil
 
 from benchmarks.ledger import Ledger
+from benchmarks.load import send
 from benchmarks.processes import Up, up
 from benchmarks.rows import Rows, row, text
 
@@ -33,19 +33,9 @@ RATE, LOAD_S = 200, 60.0
 #: Requests one after the other, for the figures of an idle mesh.
 SINGLE = 300
 DEVICES = "fake:RTX 4090:24,fake:A40:40"
-CONNECTIONS = 64
 #: Longest wait for what was sent to have ended, s.
 LIMIT_S = 120.0
 TASK = "benchmarks.tasks.work"
-
-
-@dataclass(slots=True)
-class Load:
-    """What was answered: ids, latencies in s, and answers other than 201."""
-
-    ids: list[str] = field(default_factory=list)
-    latencies: list[float] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
 
 
 def run(rate: int = RATE, load_s: float = LOAD_S, single: int = SINGLE) -> Rows:
@@ -54,15 +44,17 @@ def run(rate: int = RATE, load_s: float = LOAD_S, single: int = SINGLE) -> Rows:
         ledger = Ledger(Path(name) / "ledger")
         api = _api(mesh)
         before, began = api.cpu_times(), time.monotonic()
-        load = asyncio.run(_send(mesh.api, str(ledger.path), rate, load_s))
+        sent = send(mesh.api, "/tasks/submit", _body(str(ledger.path)), rate=rate, seconds=load_s, status=201)
+        load = asyncio.run(sent)
         after, took = api.cpu_times(), time.monotonic() - began
-        lost = _lost(ledger, load.ids)
+        ids = [str(answer["task_id"]) for answer in load.answers]
+        lost = _lost(ledger, ids)
         singles = _singles(mesh.api, single)
     used = after.user + after.system - before.user - before.system
     rows = {
         "rest_submit_p50_ms": row(1000 * statistics.median(load.latencies), "ms"),
         "rest_submit_p99_ms": row(1000 * _p99(load.latencies), "ms"),
-        "rest_submitted": row(len(load.ids), "tasks"),
+        "rest_submitted": row(len(ids), "tasks"),
         "rest_refused": row(len(load.refused), "answers"),
         "rest_lost": row(lost, "tasks"),
         "rest_api_cpu_pct": row(100 * used / took, "% of a core"),
@@ -71,29 +63,6 @@ def run(rate: int = RATE, load_s: float = LOAD_S, single: int = SINGLE) -> Rows:
         rows[f"s1_{figure}_p50_ms"] = row(1000 * statistics.median(values), "ms")
         rows[f"s1_{figure}_p99_ms"] = row(1000 * _p99(values), "ms")
     return rows
-
-
-async def _send(api: str, path: str, rate: int, load_s: float) -> Load:
-    """`rate` requests a second, each begun when it is due."""
-    load = Load()
-    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-    async with httpx.AsyncClient(base_url=api, limits=limits, timeout=30) as client:
-        began = time.monotonic() + 0.5
-
-        async def one(due: float) -> None:
-            answer = await client.post("/tasks/submit", json=_body(path))
-            load.latencies.append(time.monotonic() - due)
-            if answer.status_code == httpx.codes.CREATED:
-                load.ids.append(answer.json()["task_id"])
-            else:
-                load.refused.append(answer.text)
-
-        async with asyncio.TaskGroup() as group:
-            for number in range(int(rate * load_s)):
-                due = began + number / rate
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
-                group.create_task(one(due))
-    return load
 
 
 def _body(path: str) -> dict[str, object]:
@@ -126,7 +95,7 @@ def _singles(api: str, count: int) -> tuple[list[float], list[float], list[float
 def _api(mesh: Up) -> psutil.Process:
     """The process of the API."""
     children = psutil.Process(mesh.pid).children(recursive=True)
-    return next(child for child in children if child.cmdline()[-2:] == ["gpu_mesh", "api"])
+    return next(child for child in children if "gpu_mesh api" in " ".join(child.cmdline()))
 
 
 def _p99(values: Sequence[float]) -> float:

@@ -68,6 +68,8 @@ def serve(settings: Settings) -> None:
         backlog=BACKLOG,
         timeout_graceful_shutdown=STOP_S,
     )
+    # Who reads that it serves is let in from then on, a little later.
+    taken.listen(BACKLOG)
     at = address(settings.api_listen, settings.api_port)
     if settings.api_tls_cert_file is None and not is_loopback(settings.api_listen):
         words = "tokens travel to %s in the clear: set GPU_MESH_API_TLS_CERT_FILE, or have a proxy speak TLS before it"

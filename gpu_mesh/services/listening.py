@@ -46,8 +46,9 @@ def check_certificate(settings: Settings) -> None:
 def listening(host: str, port: int, setting: str = "api_port") -> socket.socket:
     """A socket bound to an address of this machine; raises InvalidSetting for `setting` where it is taken, or not
     this machine's."""
-    family, *_, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    found = socket.socket(family, socket.SOCK_STREAM)
+    family, kind, protocol, _, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    # With its protocol named asyncio sends small answers at once: else each waits 40 ms for the client's word.
+    found = socket.socket(family, kind, protocol)
     try:
         # A server that ended a moment ago does not hold its address; one that listens does.
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
