@@ -93,15 +93,15 @@ class Tracker:
         """What is known of a task; None where nothing is. Raises BrokerUnavailable."""
         with mapped_errors(self._settings):
             # What moves on while we look is met at the second look.
-            return self._find(task_id) or self._find(task_id)
+            return self._find(task_id) or self._find(task_id, search=False)
 
-    def _find(self, task_id: str) -> TaskState | None:
+    def _find(self, task_id: str, *, search: bool = True) -> TaskState | None:
         found = self._told(TaskState(id=task_id))
         cancelled = revoked.contains(self._client, task_id)
         found = replace(found, cancelled=cancelled)
         if found.has_ended:
             return self._journalled(found)
-        if (state := self._active(found)) is not None:
+        if (state := self._active(found, search=search)) is not None:
             return state
         if (state := self._dead(found)) is not None:
             return state
@@ -110,12 +110,13 @@ class Tracker:
             return ended
         return None
 
-    def _active(self, found: TaskState) -> TaskState | None:
+    def _active(self, found: TaskState, *, search: bool) -> TaskState | None:
         """With where it waits or runs, whatever its state says: what was given back waits although it was STARTED."""
         place = self._places.find(self._client, [found.id], search=False).get(found.id)
         if place is None and (held := holders.held(self._client, found.id)) is not None:
             return self._running(found, held)
-        place = place or self._places.find(self._client, [found.id]).get(found.id)
+        if place is None and search:
+            place = self._places.find(self._client, [found.id]).get(found.id)
         if place is not None:
             return self._waiting(found, place)
         if (late := self._delays.find(self._client, found.id)) is not None:

@@ -10,11 +10,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from gpu_mesh.api.access import Reader
+from gpu_mesh.api.access import Follower, Reader
 from gpu_mesh.api.backend import Served
 from gpu_mesh.api.models.lists import Listed, TaskList
 from gpu_mesh.api.problems import Fault, Refused, responses
 from gpu_mesh.api.waiting import Waiting
+from gpu_mesh.domain.tokens import Role, may
 from gpu_mesh.services import task_lists
 from gpu_mesh.services.task_lists import Cursor, Filter, Page, Row
 
@@ -37,7 +38,7 @@ Node = Annotated[str | None, Query(max_length=255, description="Only those of th
 @router.get("/tasks/active", response_model=TaskList, responses=responses(422, 503))
 def active(
     served: Served,
-    caller: Reader,
+    caller: Follower,
     waiting: Waiting,
     state: State = None,
     queue: Queue = None,
@@ -57,6 +58,9 @@ def active(
     wanted = Filter(state, queue, name, worker, node)
     if ids is not None:
         return _answer(_named(waiting, ids, wanted), total=True)
+    if not may(caller.roles, (Role.READ,)):
+        detail = f"{caller.name} may see the tasks whose ids it names: give `ids`, or take a token of the role read"
+        raise Refused(403, "forbidden", detail)
     page = task_lists.active(served.client, served.settings, wanted, limit, _read(cursor))
     return _answer(page, total=cursor is None)
 

@@ -8,7 +8,7 @@ from celery import states
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
-from gpu_mesh.api.access import Submitter
+from gpu_mesh.api.access import Follower, Submitter
 from gpu_mesh.api.backend import Served
 from gpu_mesh.api.models.tasks import Cancellation, Task
 from gpu_mesh.api.problems import NotFound, Refused, responses
@@ -40,7 +40,7 @@ WaitS = Annotated[
 
 @router.get("/tasks/{task_id}", responses=responses(404, 422, 503))
 async def task(
-    request: Request, served: Served, caller: Submitter, waiting: Waiting, task_id: TaskId, wait: WaitS = 0
+    request: Request, served: Served, caller: Follower, waiting: Waiting, task_id: TaskId, wait: WaitS = 0
 ) -> Task:
     """Where a task is and, once it ended, its result or error. With `wait` the answer comes when it has ended, or that
     time is over."""

@@ -8,8 +8,9 @@
 
 -- Whether it is to be sent now; it then counts as sent.
 local function is_to_be_sent(reservation, task)
-  local ids = redis.call('HGET', reservation, 'ids')
-  return ids and string.find(ids, '"' .. task .. '"', 1, true) and redis.call('HSETNX', reservation, '=' .. task, 1) == 1
+  local got = redis.call('HMGET', reservation, 'ids', 'done')
+  return got[1] and not got[2] and string.find(got[1], '"' .. task .. '"', 1, true)
+    and redis.call('HSETNX', reservation, '=' .. task, 1) == 1
 end
 
 if not is_to_be_sent(ARGV[8], ARGV[9]) then return '' end
