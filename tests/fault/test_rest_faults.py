@@ -92,6 +92,7 @@ class TestOutcomes:
         with ThreadPoolExecutor(1) as pool:
             waits = pool.submit(client.get, f"/tasks/{task_id}", params={"wait": 20})
             with fleet.server.client() as redis:
+                wait_for(lambda: redis.pubsub_numsub(f"celery-task-meta-{task_id}")[0][1], "its wait")
                 message = queues.find(redis, "internal", task_id)
                 assert message is not None
                 assert queues.remove(redis, message)
