@@ -90,14 +90,15 @@ class TestOutcomes:
         wait_for(gate.exists, "its start")
         task_id = submit(client, {"task_type": "test", "business": "internal"}).json()["task_id"]
         with ThreadPoolExecutor(1) as pool:
-            waits = pool.submit(client.get, f"/tasks/{task_id}", params={"wait": 20})
+            waits = pool.submit(client.get, f"/tasks/{task_id}", params={"wait": 50})
             with fleet.server.client() as redis:
+                wait_for(lambda: redis.pubsub_numsub(f"celery-task-meta-{task_id}")[0][1], "its wait")
                 message = queues.find(redis, "internal", task_id)
                 assert message is not None
                 assert queues.remove(redis, message)
                 head = json.dumps({"list": message.list, "why": "deliveries", "at": time.time(), "id": task_id})
                 redis.lpush(keys.DEAD, f"{head}\n{message.raw}")
-            told = waits.result(20).json()
+            told = waits.result(15).json()
         assert (told["state"], told["why"], told["ended"]) == ("DEAD", "deliveries", True)
         gate.unlink()
         assert client.get(f"/tasks/{held}", params={"wait": 20}).json()["state"] == "SUCCESS"
