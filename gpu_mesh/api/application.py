@@ -10,7 +10,8 @@ from fastapi import FastAPI
 from gpu_mesh import __version__
 from gpu_mesh.api import problems
 from gpu_mesh.api.backend import Backend
-from gpu_mesh.api.routes import system
+from gpu_mesh.api.metrics import Counted, Metrics
+from gpu_mesh.api.routes import metrics, system
 from gpu_mesh.celery import app as celery_app
 from gpu_mesh.settings import Settings
 from gpu_mesh.store.client import connect
@@ -27,9 +28,11 @@ def create(settings: Settings) -> FastAPI:
     """The API of one mesh. It connects on first use: Redis may be away when it starts."""
     celery_app.loader.import_default_modules()  # the tasks that may be submitted
 
+    measured = Metrics(settings)
+
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        with connect(settings) as client:
+        with connect(settings) as client, measured:
             api.state.backend = Backend(settings, celery_app, client)
             yield
 
@@ -43,6 +46,8 @@ def create(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     problems.install(api)
-    for routes in (system,):
+    api.state.metrics = measured
+    api.add_middleware(Counted, requests=measured.requests)
+    for routes in (system, metrics):
         api.include_router(routes.router)
     return api
