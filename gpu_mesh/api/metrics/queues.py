@@ -10,8 +10,8 @@ from prometheus_client.utils import floatToGoString
 
 from gpu_mesh.api.metrics.table import Families
 from gpu_mesh.domain.holds import HELD_QUEUE, MESH
-from gpu_mesh.domain.queues import GPU_QUEUES
-from gpu_mesh.domain.stats import BOUNDS_S, RUNS
+from gpu_mesh.domain.queues import GPU_QUEUES, Band
+from gpu_mesh.domain.stats import BOUNDS_S, RUNS, Outcome
 from gpu_mesh.services import gates, windows
 from gpu_mesh.store import keys
 from gpu_mesh.store.counters import OTHERS, Counts
@@ -84,7 +84,8 @@ def _counted(into: Families, stats: Mapping[str, int], queues: Sequence[str]) ->
 
 def _runs(into: Families, seen: Scrape, queues: Sequence[str]) -> None:
     counts = seen.counts
-    ended = Counter[tuple[str, str, str]]()
+    # All of them from the start: what begins with 1 is no increase to Prometheus.
+    ended = Counter({(queue, band.value, one.value): 0 for queue in queues for band in Band for one in Outcome})
     waited, ran = defaultdict[tuple[str, str], float](float), defaultdict[tuple[str, str], float](float)
     for (name, band, outcome, _), runs in counts.runs.items():
         queue = _known(name, queues)
