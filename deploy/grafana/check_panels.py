@@ -56,6 +56,7 @@ def long(self, rounds=100):
 def main() -> int:
     """Check them all; the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--for", type=float, default=0.0, dest="seconds", help="go on for so long at least, s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what each query answered, and over time")
     given = parser.parse_args()
     if shutil.which("prometheus") is None:
@@ -66,7 +67,7 @@ def main() -> int:
         api, prometheus = free_port(), free_port()
         stack.enter_context(mesh(Path(folder), api))
         stack.enter_context(scraping(Path(folder), prometheus, api))
-        found = fill(Path(folder), prometheus)
+        found = fill(prometheus, given.seconds)
         for panel in found:
             told(panel)
         rules = ask(prometheus, "rules")["groups"]
@@ -119,13 +120,14 @@ def plain(expr: str) -> str:
     return re.sub(r"\$(instance|node|queue)", ".*", expr).replace("$__rate_interval", "20s")
 
 
-def fill(folder: Path, port: int) -> list[dict[str, Any]]:
-    """Have the mesh work until every panel that can be is filled, or FILL_S are over."""
-    from gpu_mesh.celery import app
+def fill(port: int, seconds: float) -> list[dict[str, Any]]:
+    """Have the mesh work until every panel that can be is filled, or FILL_S are over; for `seconds` at least."""
+    from gpu_mesh.celery import app  # here: it takes the settings that `mesh` wrote
 
-    end, found, count = time.monotonic() + FILL_S, panels(), 0
-    app.send_task("panel_tasks.long", queue="ai-batch")
+    began, found, count = time.monotonic(), panels(), 0
     while True:
+        if count % 20 == 0:
+            app.send_task("panel_tasks.long", queue="ai-batch")
         for number in range(4):
             queue = ("customer", "internal", "revenue", "ai-realtime")[number]
             priority, needs = (number * 3) % 11, {"model": f"model-{(count + number) % 3}"}
@@ -136,8 +138,8 @@ def fill(folder: Path, port: int) -> list[dict[str, Any]]:
             for query in panel["queries"]:
                 query["result"] = ask(port, "query", query=query["expr"])["result"]
             panel["filled"] = all(query["result"] and not all_nan(query["result"]) for query in panel["queries"])
-        done = all(panel["filled"] or panel["title"] in CANNOT for panel in found)
-        if done or time.monotonic() > end:
+        filled = all(panel["filled"] or panel["title"] in CANNOT for panel in found)
+        if time.monotonic() - began > (seconds if filled else max(seconds, FILL_S)):
             return found
         time.sleep(0.5)
 

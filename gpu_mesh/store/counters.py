@@ -146,7 +146,7 @@ def _field(name: str) -> tuple[str, str, Any, int]:
         return kind, names, (queue, band), int(number)
     if kind in ("m", "t"):
         worker, _, model = names.partition("\t")
-        outcome, number = parts if kind == "m" else (*parts, 0)
+        outcome, number = parts if kind == "m" else (*parts, "0")
         return kind, names, (model or OTHERS, worker, Outcome(outcome)), int(number)
     return kind or "?", names, None, 0
 
