@@ -232,7 +232,7 @@ def test_strangers_and_broken_entries_cost_no_metric(mesh):
         mesh.hset(keys.BEAT_RUNS, f"x{broken}", broken)
         mesh.hset(keys.STATS, f"closed|{broken}", broken)
         mesh.lpush(keys.ENDED, broken)
-    for key in (keys.OUTBOX, keys.DEAD, "revenue", keys.WINDOWS, keys.PREEMPTIONS):
+    for key in (keys.OUTBOX, keys.DEAD, "revenue", keys.WINDOWS, keys.PREEMPTIONS, keys.claims("cpu@office")):
         mesh.delete(key)
         mesh.set(key, "a stranger's")
     found = scraped()
@@ -240,6 +240,10 @@ def test_strangers_and_broken_entries_cost_no_metric(mesh):
     assert of(found, "queue_waiting", queue="internal") == 3
     assert of(found, "queue_waiting", queue="revenue") == of(found, "dead_letters") == 0
     assert of(found, "device_temperature_celsius", node="office", device="gpu0") == 71
+    mesh.set(keys.LEASES, "a stranger's")
+    found = scraped()
+    assert of(found, "up") == 1
+    assert of(found, "workers", kind="device") == 0
 
 
 def test_a_redis_that_is_away_is_told_of(free_port):

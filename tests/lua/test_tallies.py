@@ -87,7 +87,7 @@ def test_what_workers_hold_and_hold_back(client, device):
     send(client, "customer")
     send(client, "internal")
     device.claim()
-    client.zadd(keys.realtime("gone"), {"gpu7@gone\tt": 1})
+    client.zadd(keys.realtime("*"), {"gpu7@gone\tt": 1})
     seen = scrape.read(client, GPU_QUEUES)
     assert [(one.worker, one.claim.list) for one in seen.holdings] == [("gpu0@node", "customer:6")]
     assert seen.held_back == ["node"]

@@ -6,7 +6,8 @@
 --
 -- gpumesh:realtime:<scope>  see _holds.lua      gpumesh:count:all  see store/counters.py
 
-local call, match, P = redis.call, string.match, 'gpumesh:'
+-- A stranger's key holds nothing.
+local call, match, P = redis.pcall, string.match, 'gpumesh:'
 local held, scopes, known = {}, {'*'}, {['*'] = true}
 local function add(scope)
   if scope and not known[scope] then
@@ -36,5 +37,5 @@ for _, scope in ipairs(scopes) do
     end
   end
 end
-local counted = redis.pcall('HGETALL', P .. 'count:all')
+local counted = call('HGETALL', P .. 'count:all')
 return {held, holding, counted.err and '' or table.concat(counted, '\0')}
