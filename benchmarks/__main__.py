@@ -21,6 +21,7 @@ from benchmarks import (
     idle,
     realtime,
     redis_restart,
+    rest,
     storm,
 )
 from benchmarks.rows import Rows, text
@@ -39,6 +40,7 @@ BENCHMARKS: Mapping[str, Callable[[], Rows]] = {
     "fleet": fleet.run,
     "realtime": realtime.run,
     "gate_races": gate_races.run,
+    "rest": rest.run,
     "idle": idle.run,
 }
 

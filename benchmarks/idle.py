@@ -1,6 +1,6 @@
 """What a mesh costs that has nothing to do (SPEC H9): `python -m benchmarks.idle`.
 
-    idle_cpu_control_plane_pct  supervisor, control worker, CPU queues' worker and beat together, share of a core
+    idle_cpu_control_plane_pct  supervisor, control worker, CPU queues' worker, beat and API together, share of a core
     idle_cpu_PART_pct           each of them, a device's worker, and Redis; children count with their parent
 
 `gpu-mesh up` with one pretended device and a Redis of its own; stock Celery has no control plane to compare with.
@@ -9,72 +9,40 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from benchmarks.processes import environment, wait_for
+from benchmarks.processes import up
 from benchmarks.rows import Rows, row, text
-from workers.lifeline import parent_death_hook
 
 TURNS = 3
 TURN_S = 30.0
 #: From the start of all to the first turn, s: what runs as a mesh begins is not idle.
 SETTLE_S = 15.0
-#: How long a mesh may take to stop, s.
-STOP_S = 40.0
 NODE = "idle"
 #: Part → what its command line holds; the supervisor is the process itself.
-PARTS = {"redis": "redis-server", "control": "=control@", "cpu": "=cpu@", "beat": "=beat@", "device": "=gpu0@"}
-CONTROL_PLANE = ("supervisor", "control", "cpu", "beat")
+PARTS = {
+    **{"redis": "redis-server", "control": "=control@", "cpu": "=cpu@", "beat": "=beat@", "device": "=gpu0@"},
+    "api": "gpu_mesh api",
+}
+CONTROL_PLANE = ("supervisor", "control", "cpu", "beat", "api")
 
 
 def run(turns: int = TURNS, seconds: float = TURN_S) -> Rows:
     """Medians of so many turns."""
-    with tempfile.TemporaryDirectory() as name, _up(Path(name)) as pid:
+    with tempfile.TemporaryDirectory() as name, up(Path(name), NODE, "fake:RTX 4090:24") as mesh:
         time.sleep(SETTLE_S)
-        shares = [_shares(pid, seconds) for _ in range(turns)]
+        shares = [_shares(mesh.pid, seconds) for _ in range(turns)]
     parts = ("supervisor", *PARTS)
     plane = [sum(found[part] for part in CONTROL_PLANE) for found in shares]
     rows = {"idle_cpu_control_plane_pct": row(statistics.median(plane), "% of a core")}
     return rows | {
         f"idle_cpu_{part}_pct": row(statistics.median(found[part] for found in shares), "% of a core") for part in parts
     }
-
-
-@contextmanager
-def _up(folder: Path) -> Iterator[int]:
-    env = environment("mesh", "", folder) | {"NODE_NAME": NODE, "GPU_MESH_LOCK_DIR": str(folder / "locks")}
-    del env["GPU_MESH_BROKER_URL"]
-    log = folder / "up.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gpu_mesh", "up", "--devices", "fake:RTX 4090:24"],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=env,
-            cwd=folder,
-            start_new_session=True,
-            preexec_fn=parent_death_hook(),
-        )
-    try:
-        names = [f"{name}@{NODE} ready" for name in ("control", "cpu", "gpu0")]
-        wait_for(lambda: all(name in log.read_text(errors="replace") for name in names), "the mesh to start")
-        yield process.pid
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _shares(pid: int, seconds: float) -> Counter[str]:

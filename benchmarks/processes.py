@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ from gpu_mesh.store.embedded import find_server
 from workers.gpu import environment as device_environment
 from workers.lifeline import parent_death_hook
 
-__all__ = ["ROOT", "RedisServer", "Sender", "Worker", "environment", "wait_for"]
+__all__ = ["ROOT", "RedisServer", "Sender", "Up", "Worker", "environment", "up", "wait_for"]
 
 ROOT = Path(__file__).parents[1]
 LOOPBACK = "127.0.0.1"
@@ -33,6 +34,8 @@ LOOPBACK = "127.0.0.1"
 POLL_S = 0.01
 #: How long a process may take to start on a slow machine, s.
 START_S = 60.0
+#: How long a mesh may take to stop, s.
+STOP_S = 40.0
 #: Options of stock workers and bare ones of ours.
 WORKER_OPTIONS = ("--concurrency=1", "--pool=prefork", "--without-mingle", "--without-gossip", "--loglevel=INFO")
 
@@ -69,9 +72,7 @@ class RedisServer:
     """A `redis-server` on loopback with an append-only file; it can die of SIGKILL and come back."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = _free_port()
         self._argv = [
             *(str(find_server().path), "--bind", LOOPBACK, "--port", str(self.port), "--dir", str(folder)),
             *("--appendonly", "yes", "--save", "", *options),
@@ -239,3 +240,49 @@ class Sender:
         asked = {"task": task, "args": list(args), "count": count, "queues": list(queues)}
         print(json.dumps(asked), file=self._process.stdin, flush=True)
         return list(json.loads(self._process.stdout.readline()))
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A whole mesh: its supervisor's pid, and its API's address."""
+
+    pid: int
+    api: str
+
+
+@contextmanager
+def up(folder: Path, node: str, devices: str) -> Iterator[Up]:
+    """`gpu-mesh up` with a Redis and an API of its own, all ready; stopped with the block."""
+    port = _free_port()
+    env = environment("mesh", "", folder) | {
+        **{"NODE_NAME": node, "GPU_MESH_LOCK_DIR": str(folder / "locks"), "GPU_MESH_API_PORT": str(port)},
+    }
+    del env["GPU_MESH_BROKER_URL"]
+    log = folder / "up.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gpu_mesh", "up", "--devices", devices],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=folder,
+            start_new_session=True,
+            preexec_fn=parent_death_hook(),
+        )
+    try:
+        said = [*(f"{name}@{node} ready" for name in ("control", "cpu", "gpu0")), "serving http"]
+        wait_for(lambda: all(words in log.read_text(errors="replace") for words in said), f"the mesh, see {log}")
+        yield Up(process.pid, f"http://{LOOPBACK}:{port}")
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])

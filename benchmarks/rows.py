@@ -104,6 +104,12 @@ GOALS: Mapping[str, Goal] = {
     "gate_races": _value(0, 0),
     "idle_cpu_control_plane_pct": _value(1, 0.5),
     "fleet10_dispatch_p99_ms": _value(100, 10),
+    "rest_submit_p99_ms": _value(100, 25),
+    "rest_lost": _value(0, 0),
+    "rest_refused": _value(0, 0),
+    "s1_selection_p99_ms": _value(10, 5),
+    "s1_dispatch_p99_ms": _value(50, 15),
+    "s1_overhead_p99_ms": _value(100, 30),
 }
 
 

@@ -108,8 +108,8 @@ def beat_spec(settings: Settings) -> ProcessSpec:
 
 
 def api_spec() -> ProcessSpec:
-    """The REST API."""
-    argv = (sys.executable, "-m", "gpu_mesh", "api")
+    """The REST API, for a mesh that checked that it may be served."""
+    argv = (sys.executable, "-m", "gpu_mesh", "api", "--checked")
     return ProcessSpec(
         name="api", argv=argv, env=NO_GPU, stage=BEAT_STAGE, stop_timeout_s=STOP_TIMEOUT_S, fatal_exit_codes=FATAL
     )

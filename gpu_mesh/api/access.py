@@ -1,23 +1,43 @@
-"""Who asks, and what they may do."""
+"""Who asks, and what they may do. The gatekeeper lets callers in; a route's parameter says which roles it admits."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Depends
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
 
-__all__ = ["Admin", "Caller", "Reader", "Role", "Submitter"]
+from gpu_mesh.api.problems import Refused
+from gpu_mesh.domain.tokens import LOCAL, Role, may
 
+__all__ = [
+    "LOCAL_CALLER",
+    "OPEN_PATHS",
+    "REALM",
+    "Admin",
+    "Caller",
+    "Follower",
+    "Reader",
+    "Role",
+    "Submitter",
+    "by",
+    "let_in",
+]
 
-class Role(StrEnum):
-    """`submit`: send tasks, and see, follow and cancel those whose id one knows. `read`: see all, change nothing.
-    `admin`: everything."""
-
-    SUBMIT = "submit"
-    READ = "read"
-    ADMIN = "admin"
+#: Answered to everybody, without a token: they tell nothing of what the mesh does.
+OPEN_PATHS = frozenset(("/", "/health", "/ready", "/openapi.json"))
+REALM = 'Bearer realm="gpu-mesh"'
+_CALLER = "gpu_mesh.caller"
+#: Only for the OpenAPI document: the gatekeeper has read the token by then.
+_scheme = HTTPBearer(
+    scheme_name="token",
+    bearerFormat="gpumesh_<id>_<secret>",
+    description="`gpu-mesh token create` makes one. It needs one of the roles that an operation lists. On loopback "
+    "none is needed until the first one is made.",
+    auto_error=False,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +48,40 @@ class Caller:
     roles: frozenset[Role]
 
 
-def _anybody() -> Caller:
-    return Caller("local", frozenset(Role))
+#: Everybody on this machine, while no token was made.
+LOCAL_CALLER = Caller(LOCAL, frozenset(Role))
 
 
-#: A parameter of one of these types admits only callers of that role, or of `admin`.
-Reader = Annotated[Caller, Depends(_anybody)]
-Submitter = Annotated[Caller, Depends(_anybody)]
-Admin = Annotated[Caller, Depends(_anybody)]
+def let_in(scope: MutableMapping[str, Any], caller: Caller) -> None:
+    """Say who makes the request."""
+    scope[_CALLER] = caller
+
+
+def _admits(*roles: Role) -> Callable[..., Coroutine[Any, Any, Caller]]:
+    named = [str(role) for role in dict.fromkeys((*roles, Role.ADMIN))]
+
+    async def admit(request: Request, _: object = Security(_scheme, scopes=named)) -> Caller:
+        caller = request.scope.get(_CALLER)
+        if not isinstance(caller, Caller):
+            raise Refused(401, "unauthorized", "needs a token", headers={"WWW-Authenticate": REALM})
+        if not may(caller.roles, roles):
+            held = ", ".join(sorted(caller.roles))
+            detail = f"needs a token of the role {' or '.join(named)}; {caller.name} has {held}"
+            scope = f'{REALM}, error="insufficient_scope", scope="{roles[0]}"'
+            raise Refused(403, "forbidden", detail, headers={"WWW-Authenticate": scope})
+        return caller
+
+    return admit
+
+
+#: A parameter of one of these types admits only callers of that role, or of `admin`; `Follower` those of `submit` or
+#: `read`, for what is asked of a task by its id.
+Follower = Annotated[Caller, Depends(_admits(Role.SUBMIT, Role.READ))]
+Reader = Annotated[Caller, Depends(_admits(Role.READ))]
+Submitter = Annotated[Caller, Depends(_admits(Role.SUBMIT))]
+Admin = Annotated[Caller, Depends(_admits(Role.ADMIN))]
+
+
+def by(caller: Caller) -> str:
+    """Who changed something, as others read it."""
+    return f"{caller.name} (API)"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
 from gpu_mesh import __version__
-from gpu_mesh.api import problems
+from gpu_mesh.api import guards, problems
 from gpu_mesh.api.backend import Backend
 from gpu_mesh.api.metrics import Counted, Metrics
-from gpu_mesh.api.routes import metrics, system
+from gpu_mesh.api.routes import alerts, mesh, metrics, queues, stats, system
 from gpu_mesh.celery import app as celery_app
 from gpu_mesh.settings import Settings
 from gpu_mesh.store.client import connect
@@ -24,6 +25,25 @@ Errors are `application/problem+json` and name the field, the value and the reme
 spans are seconds, memory is in GB."""
 
 
+TAGS = {
+    "system": "The API itself.",
+    "tasks": "Sending work, following it, taking it back.",
+    "mesh": "Nodes and devices.",
+    "queues": "How full they are, and pausing them.",
+    "alerts": "What operators are told.",
+    "statistics": "What ended, how long it took, what it cost.",
+}
+
+
+class _Api(FastAPI):
+    """Its document has the schemas that no model of a route brings in."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        document["components"]["schemas"] |= problems.schemas()
+        return document
+
+
 def create(settings: Settings) -> FastAPI:
     """The API of one mesh. It connects on first use: Redis may be away when it starts."""
     celery_app.loader.import_default_modules()  # the tasks that may be submitted
@@ -34,9 +54,10 @@ def create(settings: Settings) -> FastAPI:
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
         with connect(settings) as client, measured:
             api.state.backend = Backend(settings, celery_app, client)
+            api.state.known = guards.known_tokens(settings, client)
             yield
 
-    api = FastAPI(
+    api = _Api(
         title="GPU Mesh",
         version=__version__,
         description=DESCRIPTION,
@@ -44,10 +65,15 @@ def create(settings: Settings) -> FastAPI:
         # Those load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        openapi_tags=[{"name": name, "description": words} for name, words in TAGS.items()],
+        # Short names of operations, for those who generate a client.
+        generate_unique_id_function=lambda route: route.name,
     )
     problems.install(api)
+    guards.install(api, settings)
     api.state.metrics = measured
+    # Outermost: what the guards refuse is counted too.
     api.add_middleware(Counted, requests=measured.requests)
-    for routes in (system, metrics):
-        api.include_router(routes.router)
+    for routes in (system, mesh, queues, alerts, stats, metrics):
+        api.include_router(routes.router, responses=problems.responses(*guards.STATUSES))
     return api

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from gpu_mesh.errors import (
     VALUE_SHOWN,
@@ -24,13 +25,25 @@ from gpu_mesh.errors import (
     ServiceUnavailable,
 )
 
-__all__ = ["MEDIA_TYPE", "Fault", "NotFound", "Problem", "Refused", "install", "response", "responses"]
+__all__ = [
+    "MEDIA_TYPE",
+    "Fault",
+    "NotFound",
+    "Problem",
+    "Refused",
+    "install",
+    "refusal",
+    "response",
+    "responses",
+    "schemas",
+]
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 #: When to try again where realtime work cannot be done (SPEC R4), and where Redis is away, s.
 RETRY_SERVICE_S, RETRY_BROKER_S = 15, 5
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _TYPE = "urn:gpu-mesh:problem:"
 
 
@@ -82,14 +95,14 @@ class NotFound(Refused):
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For a route's `responses`: these statuses are problems."""
+    """For a route's `responses`: these statuses are problems; with 422 also 400, what cannot be read."""
+    also = (400,) if 422 in statuses else ()
     return {
         status: {
-            "model": Problem,
             "description": http.HTTPStatus(status).phrase,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        for status in statuses
+        for status in (*also, *statuses)
     }
 
 
@@ -107,21 +120,45 @@ def response(path: str, refused: Refused) -> JSONResponse:
     return JSONResponse(body, refused.status, headers=refused.headers, media_type=MEDIA_TYPE)
 
 
+def schemas() -> dict[str, Any]:
+    """The schemas that `responses` refers to, for the document's components."""
+    shown = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**shown.pop("$defs"), "Problem": shown}
+
+
 def install(app: FastAPI) -> None:
     """Have the app answer every error as a problem, and no error with its stack trace."""
 
     async def refused(request: Request, exc: Exception) -> JSONResponse:
-        return response(request.url.path, _of(exc))
+        told = refusal(exc)
+        if told.status == http.HTTPStatus.METHOD_NOT_ALLOWED:
+            told.headers["Allow"] = ", ".join(sorted(_methods(request)))
+        return response(request.url.path, told)
 
     for kind in (Refused, MeshError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, refused)
 
 
-def _of(exc: Exception) -> Refused:
+def _methods(request: Request) -> set[str]:
+    """Those of every route of this path: Starlette tells of the first one alone."""
+    return {
+        method
+        for method in _METHODS
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+
+
+def refusal(exc: Exception) -> Refused:
+    """How an error is answered; one that should not happen is in the log then, with its stack trace."""
     if isinstance(exc, Refused):
         return exc
     if isinstance(exc, RequestValidationError):
-        faults = [_of_validation(error) for error in exc.errors()]
+        errors = exc.errors()
+        if broken := next((error for error in errors if error["type"] == "json_invalid"), None):
+            why = broken.get("ctx", {}).get("error", "it breaks off")
+            return Refused(400, "bad-json", f"the body is no JSON: {why}, at character {broken['loc'][-1]}")
+        faults = [_of_validation(error) for error in errors]
         return Refused(422, "invalid-request", "; ".join(_told(fault) for fault in faults), faults=faults)
     if isinstance(exc, HTTPException):
         phrase = http.HTTPStatus(exc.status_code).phrase
@@ -137,7 +174,8 @@ def _of_mesh(exc: MeshError) -> Refused | None:
     kind = _dashed(type(exc).__name__)
     if isinstance(exc, InvalidValue):
         status = 413 if isinstance(exc, PayloadTooLarge) else 422
-        return Refused(status, kind, str(exc), faults=[_fault(exc.field, exc.value, exc.remedy)])
+        fault = _fault(_plain(exc.field), exc.value, exc.remedy)
+        return Refused(status, kind, _told(fault), faults=[fault])
     if isinstance(exc, ServiceUnavailable):
         why = f"{exc}: {exc.reason}" if exc.reason else str(exc)
         return Refused(503, kind, why, headers={"Retry-After": str(RETRY_SERVICE_S)})
@@ -156,6 +194,11 @@ def _of_validation(error: Mapping[str, Any]) -> Fault:
     if error["type"] == "extra_forbidden":
         remedy = "no such field"
     return _fault(field, error.get("input"), remedy)
+
+
+def _plain(field: str) -> str:
+    """A field that a service calls as the command line does: `--until`, `RULE`."""
+    return field.removeprefix("--").replace("-", "_").lower() if field.startswith("--") or field.isupper() else field
 
 
 def _fault(field: str, value: object, remedy: str) -> Fault:

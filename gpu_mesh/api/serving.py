@@ -9,7 +9,9 @@ from types import FrameType
 import uvicorn
 
 from gpu_mesh.api.application import create
-from gpu_mesh.services.listening import address, listening
+from gpu_mesh.api.edge import LARGEST_HEAD
+from gpu_mesh.api.protocol import protocol
+from gpu_mesh.services.listening import address, check_certificate, is_loopback, listening, scheme
 from gpu_mesh.settings import Settings
 
 __all__ = ["serve"]
@@ -47,10 +49,16 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises InvalidSetting where it cannot listen."""
+    """Serve until SIGTERM or SIGINT. Raises InvalidSetting where it cannot listen, or its certificate is of no use."""
+    check_certificate(settings)
     taken = listening(settings.api_listen, settings.api_port)
     config = uvicorn.Config(
         create(settings),
+        http=protocol(settings),
+        ws="none",
+        h11_max_incomplete_event_size=LARGEST_HEAD,
+        ssl_certfile=settings.api_tls_cert_file,
+        ssl_keyfile=settings.api_tls_key_file,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -58,5 +66,11 @@ def serve(settings: Settings) -> None:
         backlog=BACKLOG,
         timeout_graceful_shutdown=STOP_S,
     )
-    logger.info("serving http://%s", address(settings.api_listen, settings.api_port), extra={"action": "serve"})
+    # Who reads that it serves is let in from then on, a little later.
+    taken.listen(BACKLOG)
+    at = address(settings.api_listen, settings.api_port)
+    if settings.api_tls_cert_file is None and not is_loopback(settings.api_listen):
+        words = "tokens travel to %s in the clear: set GPU_MESH_API_TLS_CERT_FILE, or have a proxy speak TLS before it"
+        logger.warning(words, at, extra={"action": "serve"})
+    logger.info("serving %s://%s", scheme(settings), at, extra={"action": "serve"})
     _Server(config).run(sockets=[taken])

@@ -22,6 +22,7 @@ from gpu_mesh.cli import (
     stats,
     submit,
     tasks,
+    token,
     top,
 )
 
@@ -59,6 +60,7 @@ for command in (
     logs.recorded(drains.drain),
     logs.recorded(drains.undrain),
     logs.recorded(alerts.alerts),
+    logs.recorded(token.token),
     show.nodes,
     show.queues,
     show.status,

@@ -20,8 +20,9 @@ from gpu_mesh.cli.output import console
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.services.channels import check as check_channels
-from gpu_mesh.services.listening import address, listening
+from gpu_mesh.services.listening import address, check_certificate, is_loopback, listening, scheme
 from gpu_mesh.services.looking import FRESH_S
+from gpu_mesh.services.tokens import check_served
 from gpu_mesh.settings import Settings, env_name, mask, settings
 from gpu_mesh.store.client import broker_url, check_broker
 from gpu_mesh.store.embedded import EmbeddedRedis
@@ -86,6 +87,7 @@ def up(devices: str | None, node_name: str | None, listen: str | None) -> None:
             _with_embedded(current, own, also)
         else:
             check_broker(current)
+            _check_served(current)
             _supervise(current, own, [], also=also)
 
 
@@ -93,8 +95,16 @@ def _interfaces(current: Settings) -> list[ProcessSpec]:
     """What shows the mesh to others. Raises InvalidSetting where an address of it is taken, before anything starts."""
     if not current.api_enabled:
         return []
+    check_certificate(current)
     with listening(current.api_listen, current.api_port):
         return [api_spec()]
+
+
+def _check_served(current: Settings) -> None:
+    """Raises InvalidSetting where other machines would be served and no token was ever made. Once, as the mesh starts:
+    it goes on when the last one is revoked, and lets nobody in."""
+    if current.api_enabled:
+        check_served(current)
 
 
 def _with_embedded(current: Settings, own: Sequence[Device], also: Sequence[ProcessSpec]) -> None:
@@ -106,9 +116,10 @@ def _with_embedded(current: Settings, own: Sequence[Device], also: Sequence[Proc
 
         def ready() -> None:
             server.wait_ready(alive=lambda: len(deaths) < START_DEATHS)
+            _check_served(current)
 
         redis = ProcessSpec(name=REDIS, argv=server.command(), stage=BROKER_STAGE, ready=ready)
-        if not _is_loopback(current.listen):
+        if not is_loopback(current.listen):
             joins = server.join_line(reachable(current.listen))
             console.print(f"A second machine joins with:\n  {joins}", markup=False, soft_wrap=True)
         _supervise(current, own, [redis], deaths, also=also)
@@ -182,7 +193,7 @@ def _supervise(
     console.print(f"node    {current.node_name} ({current.node_role})")
     console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
     if any(spec.name == "api" for spec in also):
-        console.print(f"api     http://{address(current.api_listen, current.api_port)}", soft_wrap=True)
+        console.print(f"api     {scheme(current)}://{address(current.api_listen, current.api_port)}", soft_wrap=True)
     for device in devices:
         console.print(f"device  {device.worker}: {device.gpu_type}, {device.memory_gb:g} GB")
     if not broker:
@@ -220,10 +231,6 @@ def _with_registration(spec: ProcessSpec, registrar: Registrar) -> ProcessSpec:
 
     # While Redis hears it: who left in order is not missed.
     return replace(spec, ready=ready, before_stop=registrar.stop)
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("127.0.0.1", "::1", "localhost")
 
 
 def reachable(listen: str) -> str:

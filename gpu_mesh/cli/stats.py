@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from dataclasses import replace
 
 import click
 
 from gpu_mesh.cli.output import console, json_option, print_json, table
-from gpu_mesh.domain.moments import UNITS_S
 from gpu_mesh.domain.stats import Outcome
-from gpu_mesh.errors import InvalidValue
 from gpu_mesh.services.health_views import HealthView
-from gpu_mesh.services.stats import DeviceReport, NodeReport, Report, Times, report
+from gpu_mesh.services.stats import DeviceReport, NodeReport, Report, Times, parse_span, report
 from gpu_mesh.settings import settings
 
-__all__ = ["parse_span", "stats"]
+__all__ = ["stats"]
 
-#: Longest span that is kept, s: a day.
-LONGEST_S = 86_400.0
 #: Width from which a terminal shows every column, characters.
 WIDE = 100
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)?")
 #: Runs that did not come to their own end.
 _CUT_SHORT = (Outcome.RETRY, Outcome.IGNORED, Outcome.PREEMPTED, Outcome.HANDED_BACK, Outcome.LOST)
-
-
-def parse_span(text: str) -> float:
-    """`10min`, `1h`, `24h`, `90s` in s; a number alone is minutes. Raises InvalidValue."""
-    found = _SPAN.fullmatch(text.strip().lower())
-    span_s = float(found[1]) * UNITS_S[found[2] or "min"] if found else 0.0
-    if not 0 < span_s <= LONGEST_S:
-        raise InvalidValue("--last", text, "a span of time up to a day, as 10min, 1h or 24h")
-    return span_s
 
 
 @click.command()
@@ -46,23 +30,11 @@ def stats(last: str, node: str | None, model: str | None, as_json: bool) -> None
 
     Runs that were preempted, lost with their worker, or are tried again count as `again`: their tasks go on.
     """
-    made = _only(report(settings(), parse_span(last)), node, model)
+    made = report(settings(), parse_span(last, "--last")).only(node, model, "--node")
     if as_json:
         print_json(made.to_dict())
         return
     _print(made, node, model)
-
-
-def _only(made: Report, node: str | None, model: str | None) -> Report:
-    known = [one.node for one in made.nodes]
-    if node is not None and node not in known:
-        raise InvalidValue("--node", node, f"one of {', '.join(known) or 'no node yet'}")
-    models = [
-        one
-        for one in made.models
-        if model in (None, one.model) and (node is None or one.worker.rpartition("@")[2] == node)
-    ]
-    return replace(made, nodes=[one for one in made.nodes if node in (None, one.node)], models=models)
 
 
 def _print(made: Report, node: str | None, model: str | None) -> None:

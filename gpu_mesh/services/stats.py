@@ -5,14 +5,17 @@ docs/statistics.md has every figure, its formula and unit.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.holds import node_of
+from gpu_mesh.domain.moments import UNITS_S
 from gpu_mesh.domain.stats import ENDS, FAILURES, RUNS, Outcome, busy_share, cost, failure_share, mean, quantile
+from gpu_mesh.errors import InvalidValue
 from gpu_mesh.services.health_views import DEVICE, NODE, HealthView, health_views, subject
 from gpu_mesh.services.lookup import running_entries
 from gpu_mesh.settings import Settings
@@ -28,8 +31,13 @@ __all__ = [
     "Report",
     "Times",
     "failures",
+    "parse_span",
     "report",
 ]
+
+#: Longest span that is kept, s: a day.
+LONGEST_S = 86_400.0
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h|d)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,27 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data."""
         return {**asdict(self), "span_s": self.span_s}
+
+    def only(self, node: str | None, model: str | None, field: str = "node") -> Report:
+        """With this node and model alone. Raises InvalidValue naming `field` where there is no such node."""
+        known = [one.node for one in self.nodes]
+        if node is not None and node not in known:
+            raise InvalidValue(field, node, f"one of {', '.join(known) or 'no node yet'}")
+        models = [
+            one
+            for one in self.models
+            if model in (None, one.model) and (node is None or one.worker.rpartition("@")[2] == node)
+        ]
+        return replace(self, nodes=[one for one in self.nodes if node in (None, one.node)], models=models)
+
+
+def parse_span(text: str, field: str = "last") -> float:
+    """`10min`, `1h`, `24h`, `90s` in s; a number alone is minutes. Raises InvalidValue naming `field`."""
+    found = _SPAN.fullmatch(text.strip().lower())
+    span_s = float(found[1]) * UNITS_S[found[2] or "min"] if found else 0.0
+    if not 0 < span_s <= LONGEST_S:
+        raise InvalidValue(field, text, "a span of time up to a day, as 10min, 1h or 24h")
+    return span_s
 
 
 def failures(client: Any, span_s: float) -> tuple[int, int]:

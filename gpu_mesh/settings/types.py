@@ -43,6 +43,7 @@ __all__ = [
     "Modules",
     "Names",
     "NodeName",
+    "Origins",
     "OwnAddress",
     "Secret",
     "Text",
@@ -87,6 +88,16 @@ def _own_address(value: str) -> str:
         return value if value == "localhost" else str(ipaddress.ip_address(value))
     except ValueError:
         raise ValueError("an IP address of this machine, 0.0.0.0 for all of them, or localhost") from None
+
+
+def _origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in value:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}":
+            raise ValueError("origins such as https://ops.example.com, no path behind them, separated by commas")
+        if parts.username is not None or origin != origin.lower():
+            raise ValueError("origins as browsers send them: lower case, no user, such as https://ops.example.com")
+    return value
 
 
 def _pairs(value: object) -> object:
@@ -188,6 +199,7 @@ HttpUrl = Annotated[str | None, BeforeValidator(_unset), AfterValidator(check_ht
 LogPath = Annotated[Path | None, BeforeValidator(_file_or_none)]
 Modules = Annotated[Names, AfterValidator(_modules)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
+Origins = Annotated[Names, AfterValidator(_origins)]
 OwnAddress = Annotated[str, AfterValidator(_own_address)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_unset)]
 Zone = Annotated[str, AfterValidator(_zone)]

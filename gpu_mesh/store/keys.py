@@ -41,6 +41,9 @@ __all__ = [
     "STATE",
     "STATS",
     "TICKS",
+    "TOKENS",
+    "TOKENS_NEEDED",
+    "TOKENS_USED",
     "TRIES",
     "UNTOLD",
     "WATCH",
@@ -119,6 +122,9 @@ HEALTH, CHECKER = f"{PREFIX}health", f"{PREFIX}checker"
 
 #: lists: the last attempts to repair an engine as JSON, newest first, capped; and those that nobody was told of.
 REPAIRS, UNTOLD = f"{PREFIX}repairs", f"{PREFIX}repairs:untold"
+
+#: hash: id of an API token → it, JSON, without its secret; hash: id → when it was used last; string: is one needed.
+TOKENS, TOKENS_USED, TOKENS_NEEDED = f"{PREFIX}tokens", f"{PREFIX}tokens:used", f"{PREFIX}tokens:needed"
 
 
 def oldest(queue: str, band: str) -> str:

@@ -6,19 +6,21 @@ import gzip
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
 import redis
 from fastapi.testclient import TestClient
+from httpx import Response
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 from rest import served
 from sample_tasks import add
 
 from gpu_mesh.api.application import create
+from gpu_mesh.api.known import STALE_S, Known
 from gpu_mesh.api.metrics import accepts
 from gpu_mesh.api.metrics.collector import KEPT_S, MeshCollector
 from gpu_mesh.api.metrics.queues import MODELS
@@ -26,12 +28,15 @@ from gpu_mesh.api.metrics.table import MESH, TABLE
 from gpu_mesh.domain.alerts import Alert, Level
 from gpu_mesh.domain.device import GB, Device, DeviceKind
 from gpu_mesh.domain.health import Finding, Health, Severity, check
-from gpu_mesh.services import alerts
+from gpu_mesh.domain.tokens import Book
+from gpu_mesh.errors import BrokerUnavailable
+from gpu_mesh.services import alerts, tokens
 from gpu_mesh.services.ticks import timed
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store import availability, beat, claims, cordons, gates, health, keys, leases, nodes, server, stats
 from gpu_mesh.store.client import connect
 from gpu_mesh.store.counters import fold
+from gpu_mesh.store.tokens import book
 
 WORKER = "gpu0@office"
 TOOL = shutil.which("promtool")
@@ -256,6 +261,35 @@ def test_a_redis_that_is_away_is_told_of(free_port):
     assert of(found, "up") == 0
     assert not [row.name for row in MESH if row.name != "up" and f"\n{row.full}" in told.text]
     assert ("process_start_time_seconds", frozenset()) in found
+
+
+def test_tokens_that_cannot_be_checked_hide_the_mesh(mesh):
+    """Whoever was let in hears that Redis is away, and no more; nobody else does."""
+    _, secret = tokens.create(settings(), "prometheus", ["read"])
+    now, away = [100.0], [False]
+
+    def ask(_: Collection[str]) -> Book:
+        if away[0]:
+            raise BrokerUnavailable("away")
+        return book(mesh)
+
+    with served() as api:
+        api.app.state.known = Known(ask, lambda: now[0])
+
+        def get(path: str, shown: str) -> Response:
+            return api.get(path, headers={"Authorization": f"Bearer {shown}"})
+
+        assert "gpumesh_up 1" in get("/metrics", secret).text
+        away[0] = True
+        now[0] += STALE_S + 1
+        told = get("/metrics", secret)
+        assert told.status_code == 200
+        assert of(samples(told.text), "up") == 0
+        assert "gpumesh_queue" not in told.text
+        assert [get("/metrics", shown).status_code for shown in ("", "gpumesh_x_y")] == [401, 401]
+        assert get("/queues", secret).status_code == 503
+    with served(broker_url="redis://127.0.0.1:1/0", api_listen="0.0.0.0") as api:
+        assert api.get("/metrics").status_code == 503
 
 
 def test_a_redis_that_comes_back_is_read_again(broker):

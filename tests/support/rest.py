@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 from fastapi.testclient import TestClient
@@ -14,12 +15,14 @@ from processes import gpu_mesh
 
 
 @contextmanager
-def served() -> Iterator[TestClient]:
-    """The API of this process, asked without a socket; an error of its own is an answer, not an exception."""
+def served(**changes: Any) -> Iterator[TestClient]:
+    """The API of this process, asked without a socket; an error of its own is an answer, not an exception. `changes`:
+    settings that are others than this process's."""
     from gpu_mesh.api.application import create
     from gpu_mesh.settings import settings
 
-    with TestClient(create(settings()), raise_server_exceptions=False, base_url="http://127.0.0.1:8001") as client:
+    told = settings().model_copy(update=changes)
+    with TestClient(create(told), raise_server_exceptions=False, base_url="http://127.0.0.1:8001") as client:
         yield client
 
 

@@ -19,7 +19,7 @@ from gpu_mesh.settings import Settings
 from gpu_mesh.store import scrape
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["KEPT_S", "TIMEOUT_S", "MeshCollector"]
+__all__ = ["KEPT_S", "TIMEOUT_S", "MeshCollector", "Nothing"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,16 @@ logger = logging.getLogger(__name__)
 KEPT_S = 1.0
 #: How long one answer of Redis may take, s: Prometheus waits for ten in all.
 TIMEOUT_S = 2.0
+
+
+class Nothing(Collector):
+    """What is told of the mesh where it cannot be read."""
+
+    def collect(self) -> Iterable[Metric]:
+        """`gpumesh_up 0`."""
+        into = Families()
+        into.put("up", 0.0)
+        return into.all()
 
 
 class MeshCollector(Collector):
@@ -71,8 +81,7 @@ class MeshCollector(Collector):
             if not self._away:
                 logger.warning("metrics of the mesh are missing: %s", exc, extra={"action": "metrics"})
             self._away = True
-            into.put("up", 0.0)
-            return into.all()
+            return list(Nothing().collect())
         self._away = False
         into.put("up", 1.0)
         queues.measure(into, seen)

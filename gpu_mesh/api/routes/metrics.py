@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from gpu_mesh.api.access import Reader
+from gpu_mesh.api.gatekeeper import BLIND
 from gpu_mesh.api.metrics import OPEN_METRICS, PLAIN, Metrics, accepts
 
 __all__ = ["router"]
@@ -26,17 +25,13 @@ _TEXT = {"schema": {"type": "string"}}
         }
     },
 )
-def metrics(
-    caller: Reader,
-    request: Request,
-    accept: Annotated[str, Header(description="`application/openmetrics-text` for that format")] = "",
-    accept_encoding: Annotated[str, Header(description="`gzip` for a compressed answer")] = "",
-) -> Response:
+def metrics(caller: Reader, request: Request) -> Response:
     """What Prometheus scrapes: the mesh, read from Redis now, and this process."""
     kept: Metrics = request.app.state.metrics
-    open_metrics, zipped = accepts(accept, "application/openmetrics-text"), accepts(accept_encoding, "gzip")
+    open_metrics = accepts(request.headers.get("accept", ""), "application/openmetrics-text")
+    zipped = accepts(request.headers.get("accept-encoding", ""), "gzip")
     headers = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding"}
     if zipped:
         headers["Content-Encoding"] = "gzip"
-    body = kept.answer(open_metrics=open_metrics, zipped=zipped)
+    body = kept.answer(open_metrics=open_metrics, zipped=zipped, blind=BLIND in request.scope)
     return Response(body, media_type=OPEN_METRICS if open_metrics else PLAIN, headers=headers)
