@@ -1,5 +1,8 @@
 """GPU Mesh: a Celery task queue on Redis that gives each GPU the right job at the right moment.
 
+from gpu_mesh import submit
+submit("embeddings", ["a text"], priority=7, memory_gb=2).result(timeout=60)
+
 from gpu_mesh import app                      # the Celery app; importing it makes it the current one
 from gpu_mesh.tasks.embeddings import embeddings
 embeddings.delay(["a text"]).get()
@@ -16,15 +19,21 @@ from gpu_mesh.celery import app
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.requirements import Fit, Requirements, fits
 from gpu_mesh.errors import MeshError
+from gpu_mesh.sdk.calls import Call, submit, submit_many
+from gpu_mesh.sdk.job import Job
+from gpu_mesh.sdk.mesh import Mesh
 from gpu_mesh.services.following import Piece, follow
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.tasks.base import GpuTask
 from gpu_mesh.tasks.checkpointing import Preempted
 
 __all__ = [
+    "Call",
     "Device",
     "Fit",
     "GpuTask",
+    "Job",
+    "Mesh",
     "MeshError",
     "Piece",
     "Preempted",
@@ -35,6 +44,8 @@ __all__ = [
     "fits",
     "settings",
     "stream",
+    "submit",
+    "submit_many",
 ]
 
 __version__ = "0.1.0"

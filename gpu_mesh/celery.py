@@ -16,12 +16,13 @@ from typing import Any
 import click
 from celery import Celery
 from kombu.entity import Exchange, Queue
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError, OperationalError
+from kombu.serialization import dumps
 
 import gpu_mesh.services.inspection  # noqa: F401  (`celery -A gpu_mesh inspect` knows our commands)
 from gpu_mesh.domain.availability import REALTIME_QUEUE
 from gpu_mesh.domain.queues import CONTROL_QUEUE, DEFAULT_QUEUE, GPU_QUEUES, LIST_SEPARATOR, PRIORITY_STEPS
-from gpu_mesh.errors import BrokerRefused, BrokerUnavailable, MeshError
+from gpu_mesh.errors import BrokerRefused, BrokerUnavailable, InvalidTask, MeshError
 from gpu_mesh.services.availability import unavailable
 from gpu_mesh.services.notices import Notices
 from gpu_mesh.settings import Settings, settings
@@ -77,9 +78,7 @@ class MeshCelery(Celery):
                 check_payload(args, kwargs)
         try:
             if self.current_worker_task is None:
-                self._check_broker()
-                if self._notices.outage is not None:
-                    self._refuse(options)
+                self.check_open(options)
             sent = super().send_task(name, args, kwargs, *rest, **options)
         except (OperationalError, RuntimeError, BrokerUnavailable) as exc:
             self._checked_at = -math.inf
@@ -91,6 +90,19 @@ class MeshCelery(Celery):
         if self.current_worker_task is None and options.get("eta") is None and options.get("countdown") is None:
             self._notices.tell(options.get("queue"))
         return sent
+
+    def check_open(self, options: Mapping[str, Any]) -> None:
+        """Would a send with these options be taken now? Raises BrokerUnavailable, ServiceUnavailable."""
+        self._check_broker()
+        if self._notices.outage is not None:
+            self._refuse(options)
+
+    def check_json(self, args: Any, kwargs: Any) -> None:
+        """Could a message carry these arguments? Raises InvalidTask."""
+        try:
+            dumps([args, kwargs], serializer="json")
+        except EncodeError as exc:
+            raise InvalidTask("args", [args, kwargs], f"what JSON can say ({exc})") from None
 
     def broker_answered(self) -> None:
         """Redis was just heard of: a send need not look first."""

@@ -21,6 +21,9 @@
     ├── InferenceTimedOut       an `llm_inference` was ended at its time limit
     ├── TaskExited              a task called `sys.exit()`
     ├── StreamIncomplete        what a task streamed has a hole, and no result is kept that would fill it
+    ├── JobCancelled            the task whose result is waited for was cancelled
+    ├── DeadLettered            … is among the dead letters: nobody runs it until somebody puts it back
+    ├── SubmittedInPart         of several tasks only some were sent
     ├── ServiceUnavailable      no device or no engine can do realtime AI work now
     ├── DeviceError             hardware could not be read
     └── EngineError             what runs models failed
@@ -36,10 +39,13 @@ backend: `cls(*args)` builds them again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "BrokerRefused",
     "BrokerUnavailable",
     "CheckpointTooLarge",
+    "DeadLettered",
     "DeviceError",
     "EmbeddedRedisError",
     "EngineError",
@@ -52,6 +58,7 @@ __all__ = [
     "InvalidSetting",
     "InvalidTask",
     "InvalidValue",
+    "JobCancelled",
     "MeshError",
     "ModelNotFound",
     "NodeNameTaken",
@@ -63,6 +70,7 @@ __all__ = [
     "ScriptTimedOut",
     "ServiceUnavailable",
     "StreamIncomplete",
+    "SubmittedInPart",
     "TaskExited",
     "UnknownQueue",
     "UnknownTaskType",
@@ -181,6 +189,28 @@ class TaskExited(MeshError):
 
 class StreamIncomplete(MeshError):
     """What a task streamed has a hole or breaks off, and no result is kept that has the whole."""
+
+
+class JobCancelled(MeshError):
+    """The task whose result is waited for was cancelled, or its time to expire came before its turn."""
+
+
+class DeadLettered(MeshError):
+    """The task is among the dead letters: nobody runs it until `gpu-mesh dead retry` puts it back."""
+
+
+class SubmittedInPart(MeshError):
+    """Of several tasks only some were sent: those of the ids in `sent`. Sending all again would do these twice.
+
+    `unsure` is the id of which it is not known; None where it was refused.
+    """
+
+    def __init__(self, message: str, sent: Sequence[str] = (), unsure: str | None = None) -> None:
+        super().__init__(message, list(sent), unsure)
+        self.sent, self.unsure = list(sent), unsure
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ServiceUnavailable(MeshError):

@@ -12,7 +12,8 @@ from gpu_mesh import __version__
 from gpu_mesh.api import guards, problems
 from gpu_mesh.api.backend import Backend
 from gpu_mesh.api.metrics import Counted, Metrics
-from gpu_mesh.api.routes import alerts, mesh, metrics, queues, stats, system
+from gpu_mesh.api.routes import alerts, mesh, metrics, queues, stats, submitting, system, task_lists, tasks
+from gpu_mesh.api.waiting import waiter
 from gpu_mesh.celery import app as celery_app
 from gpu_mesh.settings import Settings
 from gpu_mesh.store.client import connect
@@ -55,7 +56,8 @@ def create(settings: Settings) -> FastAPI:
         with connect(settings) as client, measured:
             api.state.backend = Backend(settings, celery_app, client)
             api.state.known = guards.known_tokens(settings, client)
-            yield
+            with waiter(api.state.backend) as api.state.waiter:
+                yield
 
     api = _Api(
         title="GPU Mesh",
@@ -74,6 +76,6 @@ def create(settings: Settings) -> FastAPI:
     api.state.metrics = measured
     # Outermost: what the guards refuse is counted too.
     api.add_middleware(Counted, requests=measured.requests)
-    for routes in (system, mesh, queues, alerts, stats, metrics):
+    for routes in (system, submitting, task_lists, tasks, mesh, queues, alerts, stats, metrics):
         api.include_router(routes.router, responses=problems.responses(*guards.STATUSES))
     return api

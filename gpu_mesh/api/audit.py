@@ -1,15 +1,24 @@
-"""What callers changed, in the log: who, what, on which things."""
+"""What callers changed, in the log: who, what, on which things. Every request that may change something is there, by
+itself; a route that knows more says so with `recorded`."""
 
 from __future__ import annotations
 
 import logging
+import re
+
+from starlette.types import Message, Scope, Send
 
 from gpu_mesh.api.access import Caller
 from gpu_mesh.errors import VALUE_SHOWN
 
-__all__ = ["recorded"]
+__all__ = ["recorded", "watched"]
 
 logger = logging.getLogger(__name__)
+
+#: Methods that change nothing.
+READERS = ("GET", "HEAD", "OPTIONS")
+#: Where a task's id stands, in a path or in where a new one is.
+_TASK = re.compile(r"/tasks/([^/]+)")
 
 
 def recorded(caller: Caller, action: str, /, **about: object) -> None:
@@ -20,6 +29,22 @@ def recorded(caller: Caller, action: str, /, **about: object) -> None:
     words = " ".join([action, *(f"{name}={value}" for name, value in said.items())])
     task = {"task": said["task"]} if "task" in said else {}
     logger.info("%s: %s", caller.name, words, extra={"action": "request", "user": caller.name, **task})
+
+
+def watched(scope: Scope, caller: Caller, send: Send) -> Send:
+    """`send`, which logs what a request of that caller changed once it is answered; not one that was refused."""
+    if scope["method"] in READERS:
+        return send
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] < 400:
+            places = [scope["path"]]
+            places += [value.decode("latin-1") for name, value in message.get("headers", []) if name == b"location"]
+            found = _TASK.fullmatch(places[-1])
+            recorded(caller, f"{scope['method']} {_shown(scope['path'])}", task=found[1] if found else None)
+        await send(message)
+
+    return sending
 
 
 def _shown(value: object) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gpu_mesh.api.access import LOCAL_CALLER, OPEN_PATHS, REALM, Caller, let_in
+from gpu_mesh.api.audit import watched
 from gpu_mesh.api.known import Known
 from gpu_mesh.api.problems import Refused
 from gpu_mesh.api.refusing import header, refuse
@@ -46,23 +47,25 @@ class Gatekeeper:
         """Let the request through, or answer it."""
         if scope["type"] == "http":
             try:
-                await self._let_in(scope)
+                caller = await self._let_in(scope)
             except (Refused, MeshError) as exc:
                 await refuse(scope, receive, send, exc)
                 return
+            if caller is not None:
+                let_in(scope, caller)
+                send = watched(scope, caller, send)
         await self._app(scope, receive, send)
 
-    async def _let_in(self, scope: Scope) -> None:
+    async def _let_in(self, scope: Scope) -> Caller | None:
         if scope["path"] in OPEN_PATHS:
             self._count(_address(scope))
-            return
+            return None
         tokens: Known = scope["app"].state.known
         book, now = await self._book(scope, tokens)
         if not self._elsewhere and not tokens.is_closed:
             _check_host(scope)
             self._count(LOCAL_CALLER.name)
-            let_in(scope, LOCAL_CALLER)
-            return
+            return LOCAL_CALLER
         if (shown := _shown(scope)) is None:
             raise self._refused(scope, "needs a token: `Authorization: Bearer gpumesh_…`", REALM)
         token = known(book.tokens, shown, now)
@@ -70,7 +73,7 @@ class Gatekeeper:
             raise self._refused(scope, "this token is not known, revoked or over", f'{REALM}, error="invalid_token"')
         self._count(token.id)
         tokens.used(token.id)
-        let_in(scope, Caller(token.name, token.roles))
+        return Caller(token.name, token.roles)
 
     async def _book(self, scope: Scope, tokens: Known) -> tuple[Book, float]:
         try:

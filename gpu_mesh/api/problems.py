@@ -69,7 +69,7 @@ class Problem(BaseModel):
 
 
 class Refused(Exception):
-    """A request is refused: `kind` names the problem (`not-found`), `faults` the fields."""
+    """A request is refused: `kind` names the problem (`not-found`), `faults` the fields; `extra` is told as well."""
 
     def __init__(
         self,
@@ -79,10 +79,11 @@ class Refused(Exception):
         *,
         faults: list[Fault] | None = None,
         headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(status, kind, detail)
         self.status, self.kind, self.detail = status, kind, detail
-        self.faults, self.headers = faults or [], dict(headers or {})
+        self.faults, self.headers, self.extra = faults or [], dict(headers or {}), dict(extra or {})
 
 
 class NotFound(Refused):
@@ -116,7 +117,7 @@ def response(path: str, refused: Refused) -> JSONResponse:
         instance=path,
         errors=refused.faults,
     )
-    body = problem.model_dump(exclude_defaults=not refused.faults)
+    body = {**problem.model_dump(exclude_defaults=not refused.faults), **refused.extra}
     return JSONResponse(body, refused.status, headers=refused.headers, media_type=MEDIA_TYPE)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 from collections.abc import Callable
@@ -19,12 +18,12 @@ from gpu_mesh.cli.include import check_include
 from gpu_mesh.cli.output import json_option, print_json, progress, task_id_argument
 from gpu_mesh.cli.streaming import print_stream
 from gpu_mesh.domain.preemption import BY_RESTART, NEVER, Preemptible
-from gpu_mesh.domain.queues import TYPE_QUEUES
-from gpu_mesh.errors import InvalidTask, UnknownTaskType
+from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import lookup
 from gpu_mesh.services.patience import patiently
 from gpu_mesh.settings import settings
 from gpu_mesh.store.client import connect, mapped_errors
+from gpu_mesh.tasks.calling import check_call, known_task
 
 __all__ = ["cancel", "progress_of", "submit", "wait"]
 
@@ -72,8 +71,9 @@ def submit(
     **options: Any,
 ) -> None:
     """Send TASK with ARGS, a JSON list: gpu-mesh submit embeddings '[["a text"]]' --wait."""
-    known, given, named = _known(task), _json("ARGS", args, list), _json("--kwargs", kwargs, dict)
-    _check_call(known, given, named)
+    check_include(settings())
+    known, given, named = known_task(app, task), _json("ARGS", args, list), _json("--kwargs", kwargs, dict)
+    check_call(known, given, named, field="ARGS")
     sent = known.apply_async(given, named, labels=_labels(labels), **options)
     if streams:
         print_stream(sent, timeout, as_json)
@@ -116,30 +116,6 @@ def cancel(task_id: str, as_json: bool) -> None:
         click.echo(f"{task_id}: {words[met.was]}")
     if met.was == "done":
         raise click.exceptions.Exit(EXIT_FAILED)
-
-
-def _known(name: str) -> Any:
-    check_include(settings())
-    app.loader.import_default_modules()
-    own = {task for task in app.tasks if not task.startswith("celery.")}
-    if name not in own:
-        raise UnknownTaskType(
-            "task",
-            name,
-            f"one of {', '.join(sorted({*TYPE_QUEUES} & own))}, or a task of a module in GPU_MESH_INCLUDE",
-        )
-    return app.tasks[name]
-
-
-def _check_call(task: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
-    """As Celery does on sending. Raises InvalidTask."""
-    if not task.typing:
-        return
-    try:
-        task.__header__(*args, **kwargs)
-    except TypeError as exc:
-        wanted = inspect.signature(task.__header__)
-        raise InvalidTask("ARGS", json.dumps([args, kwargs]), f"what {task.name}{wanted} takes ({exc})") from None
 
 
 def _json(field: str, text: str, kind: type) -> Any:

@@ -51,12 +51,14 @@ def follow(
     *,
     timeout_s: float | None = None,
     away_s: float = AWAY_S,
+    given_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[Piece]:
     """What the task `task` (its id, or what `delay` gave) says, from its beginning to its end.
 
     A task that says nothing gives no pieces. Raises InvalidTask for what is no task, BrokerUnavailable at once when
     Redis is away, or later when it stays away for `away_s`; from the iterator, when the task has ended, what
-    `AsyncResult.get` raises (its error, TaskRevokedError), and Celery's TimeoutError after `timeout_s` in all.
+    `AsyncResult.get` raises (its error, TaskRevokedError), Celery's TimeoutError after `timeout_s` in all or within
+    a second where `given_up` says that nobody reads any more.
     """
     if isinstance(task, EagerResult):
         return _whole(task.get())
@@ -66,11 +68,19 @@ def follow(
         raise InvalidTask("task", task, "a task's id, or what `delay` or `apply_async` gave")
     assert_will_not_block()
     check_broker(settings, timeout_s=settings.submit_timeout_s)
-    return _Follower(settings, task, timeout_s, away_s).pieces()
+    return _Follower(settings, task, timeout_s, away_s, given_up).pieces()
 
 
 class _Follower:
-    def __init__(self, settings: Settings, result: AsyncResult, timeout_s: float | None, away_s: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        result: AsyncResult,
+        timeout_s: float | None,
+        away_s: float,
+        given_up: Callable[[], bool],
+    ) -> None:
+        self._given_up = given_up
         self._settings, self._result, self._timeout_s, self._away_s = settings, result, timeout_s, away_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._after = streams.START
@@ -139,6 +149,8 @@ class _Follower:
             )
 
     def _left_s(self) -> float:
+        if self._given_up():
+            raise TimeoutError(f"{self._result.id}: nobody reads any more")
         if self._deadline is None:
             return CHECK_EVERY_S
         if (left := self._deadline - time.monotonic()) <= 0:

@@ -18,8 +18,9 @@ from gpu_mesh.settings.model import PREFIX, Settings, env_name
 
 __all__ = ["load", "names_of", "read_dotenv", "settings", "unit_of"]
 
-#: What a script finds in its environment is no setting: it may use the mesh itself.
-SET_FOR_SCRIPTS = frozenset({"GPU_MESH_TASK_ID"})
+#: What a script finds in its environment is no setting: it may use the mesh itself. Nor is what a client
+#: of the REST API reads (examples/clients).
+SET_FOR_SCRIPTS = frozenset({"GPU_MESH_TASK_ID", "GPU_MESH_TOKEN", "GPU_MESH_URL"})
 _SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|_KEY$|ALERT|URLS$", re.IGNORECASE)
 
 

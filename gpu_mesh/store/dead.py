@@ -10,8 +10,10 @@ from typing import Any
 import redis
 
 from gpu_mesh.store import keys
+from gpu_mesh.store.replies import text as as_text
+from gpu_mesh.store.scripts import script
 
-__all__ = ["DeadLetter", "drop", "letters", "retry"]
+__all__ = ["DeadLetter", "drop", "find", "letters", "retry"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,25 @@ def letters(client: redis.Redis) -> Iterator[DeadLetter]:
             name=told["list"],
             text=text,
         )
+
+
+def find(client: redis.Redis, task_id: str) -> DeadLetter | None:
+    """The newest dead letter of a task, without its envelope; None where there is none."""
+    head = as_text(script(client, "letter")(args=[json.dumps(task_id), task_id]))
+    if not head:
+        return None
+    told = json.loads(head)
+    return DeadLetter(
+        id=task_id,
+        queue=keys.queue_of(told["list"]),
+        why=told["why"],
+        at=float(told["at"]),
+        worker=told.get("worker"),
+        deliveries=int(told.get("deliveries") or 0),
+        envelope="",
+        name=told["list"],
+        text=head,
+    )
 
 
 def retry(client: redis.Redis, letter: DeadLetter) -> bool:

@@ -8,8 +8,10 @@ from typing import Any
 import redis
 
 from gpu_mesh.store import claims, keys, queues
+from gpu_mesh.store.replies import text as as_text
+from gpu_mesh.store.scripts import script
 
-__all__ = ["Held", "find"]
+__all__ = ["Held", "Running", "find", "held"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +36,22 @@ def find(client: redis.Redis, task_id: str) -> Held | None:
                 headers = queues.headers_of(str(client.hget(key, f"={tag}") or ""))
                 return Held(worker, record.standby or None, record.deliveries, headers)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A claim: its worker, its record, its delivery tag, the headers of its message."""
+
+    worker: str
+    record: claims.Record
+    tag: str
+    headers: dict[str, Any]
+
+
+def held(client: redis.Redis, task_id: str) -> Running | None:
+    """The claim on a task, or None; in one round trip."""
+    told = [as_text(part) for part in script(client, "holder")(args=[task_id])]
+    if not told:
+        return None
+    worker, record, tag, raw = told
+    return Running(worker, claims.read_record(record), tag, queues.headers_of(raw))

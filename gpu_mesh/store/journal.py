@@ -17,7 +17,7 @@ from gpu_mesh.store import claims, keys
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["entry", "finished", "running"]
+__all__ = ["ended", "entry", "finished", "page", "running"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,3 +86,15 @@ def _read(raw: str) -> tuple[dict[str, Any], str | None]:
 def finished(client: redis.Redis, limit: int = claims.JOURNAL_KEPT) -> list[dict[str, Any]]:
     """The last `limit` finished tasks, newest first."""
     return [json.loads(told) for told in client.lrange(keys.FINISHED, 0, limit - 1)]
+
+
+def page(client: redis.Redis, start: int, most: int) -> list[dict[str, Any]]:
+    """Finished tasks from a place on, newest first."""
+    return [json.loads(told) for told in client.lrange(keys.FINISHED, start, start + most - 1)]
+
+
+def ended(client: redis.Redis, task_id: str) -> dict[str, Any]:
+    """The entry of a task's last run that ended; empty where there is none (any more)."""
+    told = text(script(client, "ended")(args=[json.dumps(task_id)]))
+    found = json.loads(told) if told else {}
+    return found if isinstance(found, dict) else {}

@@ -61,6 +61,7 @@ __all__ = [
     "queue_of",
     "ranking",
     "realtime",
+    "reservation",
     "stream",
     "wake",
 ]
@@ -175,6 +176,11 @@ def held(worker: str) -> str:
 def realtime(scope: str) -> str:
     """zset: realtime jobs that hold batch work back in a scope, see lua/_holds.lua."""
     return f"{PREFIX}realtime:{scope}"
+
+
+def reservation(name: str) -> str:
+    """hash: task ids that are reserved for a request, see lua/reserve.lua; expiring."""
+    return f"{PREFIX}reserved:{name}"
 
 
 def wake(worker: str) -> str:

@@ -83,12 +83,17 @@ class GpuTask(CheckpointedTask):
         Raises InvalidTask (naming the field) before anything is sent, BrokerUnavailable when Redis does not answer
         within `GPU_MESH_SUBMIT_TIMEOUT_S`.
         """
+        options = self.checked(args, kwargs, options)
         prepared = prepare(*self._routed(kwargs), options)
-        if self._get_app().current_worker_task is None:
-            check_payload(args, kwargs)  # what a job sends on is work done: it must not be lost for its size
         if self._get_app().conf.task_always_eager:  # Celery hands them to `apply`, which prepares them
             prepared = options
         return super().apply_async(args, kwargs, *rest, **prepared)
+
+    def checked(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+        """A call's options, with what its arguments add to them. Raises InvalidTask for arguments that are wrong."""
+        if self._get_app().current_worker_task is None:
+            check_payload(args, kwargs)  # what a job sends on is work done: it must not be lost for its size
+        return dict(options)
 
     def apply(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Run the task here and now, as Celery does, with the mesh's options checked as a send would check them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,21 +63,21 @@ class AskingTask(GpuTask):
 
     abstract = True
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+    def checked(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> dict[str, Any]:
         """As GpuTask's. Raises InvalidTask for a wrong question; what a job sends on is checked where it runs."""
-        given = _bound(args, kwargs)
+        given, chosen = _bound(args, kwargs), dict(options)
         is_job = self._get_app().current_worker_task is not None
         if given is not None and not is_job:
             check_question(**given)
         named = (given or {}).get("model")
         if isinstance(named, str) and named:
             # Placement goes by requirements: devices that have the model loaded, or are kept for it.
-            needed = needs_of({**self.declared, **options}).get("model")
+            needed = needs_of({**self.declared, **chosen}).get("model")
             if needed is None:
-                options["model"] = named
+                chosen["model"] = named
             elif needed != named and not is_job:
                 raise InvalidTask("model", named, f"the requirements name another one, {needed!r}: name it once")
-        return super().apply_async(args, kwargs, *rest, **options)
+        return super().checked(args, kwargs, chosen)
 
 
 _SIGNATURE = inspect.signature(check_question)

@@ -24,7 +24,7 @@ from gpu_mesh.domain.header import wrong_header
 from gpu_mesh.domain.queues import GPU_QUEUES, Band, band_of
 from gpu_mesh.domain.requirements import REQUIREMENT_FIELDS
 from gpu_mesh.domain.scoring import mode_of
-from gpu_mesh.store import beat, claims, queues
+from gpu_mesh.store import beat, claims, queues, reservations
 from gpu_mesh.store.claims import Claimed
 from gpu_mesh.store.scripts import script, sha, source
 
@@ -138,6 +138,9 @@ class Channel(stock.Channel):
         if beat.FIRING in headers:
             self._fire(queue, message, kwargs)
             return
+        if reservations.SENDING in headers:
+            self._send_once(queue, message)
+            return
         due, wrong = queues.due_of(headers), wrong_header(headers.get("mesh"))
         # What is malformed wakes nobody: the claim that meets it puts it into the dead letters. Of a batch, a claim
         # puts a message back whose time has not come. Of a queue declared with x-expires, kombu renews the lists' lives
@@ -165,6 +168,16 @@ class Channel(stock.Channel):
                 script(client, "fire")(args=[*self._publish_arguments(queue, message), *firing], client=client)
             elif beat.take(client, firing):
                 self._put(queue, message, **options)
+
+    def _send_once(self, queue: str, message: dict[str, Any]) -> None:
+        """Send a message that has a reservation, unless that was done."""
+        headers = dict(message["headers"])
+        sending = headers.pop(reservations.SENDING)
+        message = {**message, "headers": headers}  # the one given may be sent again
+        due = queues.due_of(headers)
+        with self.conn_or_acquire() as client:
+            arguments = [*self._publish_arguments(queue, message), *sending, "" if due is None else repr(due)]
+            script(client, "once")(args=arguments, client=client)
 
     def _publish_arguments(self, queue: str, message: dict[str, Any]) -> list[str]:
         """ARGV of publish.lua."""

@@ -38,6 +38,11 @@ class Backend(stock.RedisBackend):
     #: When something may be told again, s, monotonic.
     _quiet_until = 0.0
 
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        """Subscribes to nothing: `get` does, when it waits. Stock listens to every task from its send on, also to what
+        nobody asks for: results would pile up on a connection that nobody reads.
+        """
+
     def store_result(self, task_id: str, result: Any, state: str, *rest: Any, **options: Any) -> Any:
         """As Celery's. In a worker (by its policy, workers/hooks) an end waits for Redis, what is no end is dropped."""
         store = super().store_result

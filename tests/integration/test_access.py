@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from fastapi import Response
 from rest import served
 
 from gpu_mesh.api.gatekeeper import FAILED_AT_ONCE
@@ -273,6 +274,14 @@ class TestBounds:
             assert _is_problem(rest.get(READ, headers=headers), 431, "request-header-fields-too-large")
         assert _is_problem(rest.get(f"/queues?a={'x' * 9000}"), 414, "uri-too-long")
 
+    def test_more_at_once_than_is_answered(self, broker):
+        """Whoever watches the process is answered all the same."""
+        with served(api_max_requests=0) as rest:
+            found = rest.get(READ)
+            assert _is_problem(found, 503, "busy")
+            assert int(found.headers["retry-after"]) >= 1
+            assert rest.get("/health").status_code == 200
+
     def test_more_than_a_token_may_ask(self, shut):
         one, other = _bearer("read", name="one"), _bearer("read", name="other")
         with served(api_rate=2.0) as rest:
@@ -294,6 +303,37 @@ class TestBounds:
         assert _is_problem(found, 500, "internal")
         assert "secret" not in found.text
         assert "a secret" in caplog.text
+
+
+class TestRecord:
+    def _lines(self, caplog):
+        return [record for record in caplog.records if record.__dict__.get("action") == "request"]
+
+    def test_who_changed_what(self, shut, caplog):
+        header = _bearer("admin", name="ops")
+        with caplog.at_level(logging.INFO):
+            shut.get(READ, headers=header)
+            shut.post(CHANGE, headers=header)
+            shut.post("/queues/nowhere/pause", headers=header)  # changes nothing: 404
+        found = [(record.__dict__["user"], record.getMessage()) for record in self._lines(caplog)]
+        assert found == [("ops", f"ops: POST {CHANGE}")]
+
+    def test_a_task_that_is_sent_or_taken_back_is_named(self, broker, caplog):
+        with served() as rest:
+
+            @rest.app.post("/a", status_code=201)
+            def sent(response: Response) -> None:
+                response.headers["Location"] = "/tasks/abc"
+
+            @rest.app.put("/tasks/{name}")
+            def changed(name: str) -> None:
+                pass
+
+            with caplog.at_level(logging.INFO):
+                rest.post("/a")
+                rest.put("/tasks/a%0Ab")
+        found = [(record.getMessage(), record.__dict__.get("task")) for record in self._lines(caplog)]
+        assert found == [("local: POST /a task=abc", "abc"), ("local: PUT /tasks/a?b task=a?b", "a?b")]
 
 
 class TestFailures:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gpu_mesh.api.known import FRESH_S, STALE_S, USED_EVERY_S, Known
+from gpu_mesh.api.known import FRESH_S, STALE_S, USED_EVERY_S, WAIT_S, Known
 from gpu_mesh.domain.tokens import Book
 from gpu_mesh.errors import BrokerUnavailable
 
@@ -35,6 +35,9 @@ def world():
 
 
 def test_asked_once_a_second_however_many_ask(world):
+    """A token that is revoked is of no use 2 s later, and hundreds of requests a second ask once."""
+    assert FRESH_S + WAIT_S < 2
+
     async def run():
         for _ in range(3):
             await asyncio.gather(*(world.known.book() for _ in range(50)))

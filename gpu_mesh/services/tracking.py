@@ -1,0 +1,274 @@
+"""Where one task is and how it ended, for a process that is asked often: what is cheap first, nothing read whole.
+
+`details` is for a person, who asks once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import celery
+from celery import states
+
+from gpu_mesh.domain import claim
+from gpu_mesh.domain.preemption import PREEMPTED
+from gpu_mesh.domain.queues import Band
+from gpu_mesh.domain.untyped import mapping, number
+from gpu_mesh.services.explaining import Explainer
+from gpu_mesh.services.lookup import DEAD, DELAYED, UNSCHEDULABLE, WAITING, known_queues
+from gpu_mesh.settings import Settings
+from gpu_mesh.store import dead, holders, journal, keys, preemption, queues, revoked
+from gpu_mesh.store.client import mapped_errors
+from gpu_mesh.store.delays import Delays
+from gpu_mesh.store.places import Place, Places
+
+__all__ = ["ENDED", "TaskState", "Tracker"]
+
+#: States after which nothing changes by itself.
+ENDED = states.READY_STATES | {DEAD}
+#: A task's own word of how far it is.
+PROGRESS = "PROGRESS"
+#: How long what the fleet looks like is taken for true, s: it explains why tasks wait.
+EXPLAINED_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """One task. Times in s, stamps since the epoch; None: not known, or does not apply.
+
+    `position` counts from 0 in the order in which a device that fits all of its queue would claim them.
+    """
+
+    id: str
+    state: str = states.PENDING
+    name: str | None = None
+    queue: str | None = None
+    priority: int | None = None
+    needs: dict[str, Any] = field(default_factory=dict)
+    position: int | None = None
+    why: str | None = None
+    worker: str | None = None
+    standby: str | None = None
+    deliveries: int | None = None
+    retries: int | None = None
+    preemptions: int | None = None
+    sent_at: float | None = None
+    due_at: float | None = None
+    started_at: float | None = None
+    waited_s: float | None = None
+    ran_s: float | None = None
+    cancelled: bool = False
+    progress: tuple[float, float] | None = None
+    result: Any = None
+    #: Type and message.
+    error: tuple[str, str] | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is over."""
+        return self.state in ENDED
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready data."""
+        return asdict(self)
+
+
+class Tracker:
+    """One process's eyes. May be used by many threads at once."""
+
+    def __init__(self, app: celery.Celery, settings: Settings, client: Any) -> None:
+        self._app, self._settings, self._client = app, settings, client
+        self._names = known_queues(settings)
+        self._places, self._delays = Places(self._names), Delays()
+        self._rules = claim.Rules(horizon_s=settings.aging_horizon_s)
+        self._headers: dict[str, Mapping[str, Any]] = {}
+        self._explained: tuple[float, Explainer] | None = None
+        self._lock = threading.Lock()
+
+    def find(self, task_id: str) -> TaskState | None:
+        """What is known of a task; None where nothing is. Raises BrokerUnavailable."""
+        with mapped_errors(self._settings):
+            # What moves on while we look is met at the second look.
+            return self._find(task_id) or self._find(task_id, search=False)
+
+    def _find(self, task_id: str, *, search: bool = True) -> TaskState | None:
+        found = self._told(TaskState(id=task_id))
+        cancelled = revoked.contains(self._client, task_id)
+        found = replace(found, cancelled=cancelled)
+        if found.has_ended:
+            return self._journalled(found)
+        if (state := self._active(found, search=search)) is not None:
+            return state
+        if (state := self._dead(found)) is not None:
+            return state
+        ended = self._journalled(found)
+        if ended != found or found.state != states.PENDING or cancelled:
+            return ended
+        return None
+
+    def _active(self, found: TaskState, *, search: bool) -> TaskState | None:
+        """With where it waits or runs, whatever its state says: what was given back waits although it was STARTED."""
+        place = self._places.find(self._client, [found.id], search=False).get(found.id)
+        if place is None and (held := holders.held(self._client, found.id)) is not None:
+            return self._running(found, held)
+        if place is None and search:
+            place = self._places.find(self._client, [found.id]).get(found.id)
+        if place is not None:
+            return self._waiting(found, place)
+        if (late := self._delays.find(self._client, found.id)) is not None:
+            message, due = late
+            told = _sent(found, message.headers)
+            why = f"due in {max(0.0, due - time.time()):.0f} s"
+            return replace(told, state=DELAYED, queue=message.queue, due_at=due, why=why, worker=None, started_at=None)
+        if (stranger := self._places.strangers(self._client, [found.id]).get(found.id)) is not None:
+            return self._explain(_sent(found, stranger.headers), stranger.queue)
+        return None
+
+    def _told(self, found: TaskState) -> TaskState:
+        """State, and result or error, as the result backend has them."""
+        meta = self._app.backend.get_task_meta(found.id)
+        state, value = str(meta["status"]), meta.get("result")
+        told: dict[str, Any] = {name: meta.get(name) for name in ("name", "worker", "retries", "queue")}
+        if state == states.SUCCESS:
+            told["result"] = value
+        elif state in states.EXCEPTION_STATES:
+            told["error"] = (type(value).__name__, str(value))
+        elif state == PROGRESS or mapping(value):
+            told["progress"] = _progress(mapping(value))
+        return replace(found, state=state, **told)
+
+    def _journalled(self, found: TaskState) -> TaskState:
+        """With what the workers wrote down of its last run."""
+        entry = journal.ended(self._client, found.id)
+        known = ("name", "queue", "priority", "worker", "sent_at", "started_at", "waited_s", "ran_s")
+        told = {name: entry[name] for name in known if entry.get(name) is not None}
+        if found.state not in states.READY_STATES and entry:
+            told["state"] = entry.get("state") or found.state
+        return replace(found, **told)
+
+    def _running(self, found: TaskState, held: holders.Running) -> TaskState:
+        told = _sent(found, held.headers)
+        sent_at, began = number(told.sent_at), held.record.claimed_at
+        return replace(
+            told,
+            state=found.state if found.state != states.PENDING else states.STARTED,
+            queue=keys.queue_of(held.record.list),
+            worker=held.worker,
+            standby=held.record.standby or None,
+            deliveries=held.record.deliveries,
+            started_at=began,
+            waited_s=max(0.0, began - sent_at) if sent_at is not None else None,
+            ran_s=max(0.0, time.time() - began),
+            preemptions=self._preemptions(held.tag),
+        )
+
+    def _waiting(self, found: TaskState, place: Place) -> TaskState:
+        told = _sent(found, self._headers_of(found.id, place))
+        now = time.time()
+        preemptions = self._preemptions(place.tag)
+        told = replace(
+            told,
+            queue=place.queue,
+            position=self._position(place, now),
+            deliveries=place.deliveries,
+            preemptions=preemptions,
+            waited_s=max(0.0, now - place.at),
+            worker=None,
+            started_at=None,
+            progress=found.progress,
+        )
+        return self._explain(told, place.queue)
+
+    def _preemptions(self, tag: str) -> int:
+        return preemption.times(self._client, [tag]).get(tag, 0)
+
+    def _explain(self, found: TaskState, queue: str) -> TaskState:
+        explain = self._explainer()
+        why = explain.why(queue, found.needs)
+        state = UNSCHEDULABLE if why else PREEMPTED if found.preemptions else WAITING
+        why = why or explain.closed(queue) or explain.held_up(queue, found.needs)
+        return replace(found, state=state, queue=queue, why=why)
+
+    def _explainer(self) -> Explainer:
+        with self._lock:
+            if self._explained is None or time.monotonic() - self._explained[0] > EXPLAINED_S:
+                self._explained = time.monotonic(), Explainer(self._settings)
+            return self._explained[1]
+
+    def _headers_of(self, task_id: str, place: Place) -> Mapping[str, Any]:
+        """What its message says, which never changes while it waits."""
+        if (known := self._headers.get(task_id)) is not None:
+            return known
+        raw = self._places.envelope(self._client, place)
+        headers = queues.headers_of(raw) if raw else {}
+        known = {name: headers.get(name) for name in ("task", "retries", "mesh")}
+        if raw:
+            with self._lock:
+                while len(self._headers) >= KEPT_HEADERS:
+                    del self._headers[next(iter(self._headers))]
+                self._headers[task_id] = known
+        return known
+
+    def _position(self, place: Place, now: float) -> int:
+        """How many of its queue would be claimed before it."""
+        score = claim.score(place.queue, place.band, now - place.at, self._rules)
+        before = {band: self._older_than(place, band, score, now) for band in Band}
+        groups = self._places.groups(self._client, [place.queue])
+        return self._places.count(self._client, {group: before[Band(group.split("|", 2)[1])] for group in groups})
+
+    def _older_than(self, place: Place, band: Band, score: float, now: float) -> float:
+        """Messages of `band` that came in before this time go before `place`: a score only grows with age."""
+        if band is place.band:
+            return place.at
+        low, high = now - 2 * self._rules.horizon_s - max(0.0, now - place.at), now
+        for _ in range(50):
+            middle = (low + high) / 2
+            theirs = claim.score(place.queue, band, now - middle, self._rules)
+            if (-theirs, middle) < (-score, place.at):
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _dead(self, found: TaskState) -> TaskState | None:
+        letter = dead.find(self._client, found.id)
+        if letter is None:
+            return None
+        return replace(
+            found,
+            state=DEAD,
+            queue=letter.queue,
+            why=letter.why,
+            worker=letter.worker,
+            deliveries=letter.deliveries,
+        )
+
+
+#: Messages whose headers are kept.
+KEPT_HEADERS = 20_000
+
+
+def _sent(found: TaskState, headers: Mapping[str, Any]) -> TaskState:
+    """With what its message says."""
+    mesh = mapping(headers.get("mesh"))
+    priority = mesh.get("priority")
+    name = headers.get("task")
+    retries = headers.get("retries")
+    return replace(
+        found,
+        name=found.name or (str(name) if name is not None else None),
+        priority=priority if isinstance(priority, int) else found.priority,
+        needs=dict(mapping(mesh.get("needs"))),
+        retries=retries if isinstance(retries, int) else found.retries,
+        sent_at=number(mesh.get("sent_at")),
+    )
+
+
+def _progress(info: Mapping[str, Any]) -> tuple[float, float] | None:
+    """How much is done of how much, as our tasks (`done`) and Celery's own example (`current`) tell it."""
+    done, total = number(info.get("done", info.get("current", 0))), number(info.get("total"))
+    return None if done is None or total is None else (done, total)
