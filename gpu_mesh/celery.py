@@ -61,6 +61,7 @@ class MeshCelery(Celery):
     task_cls = "gpu_mesh.tasks.base:GpuTask"
     control_cls = "gpu_mesh.services.revoking:Control"
     loader_cls = "gpu_mesh.transport.results:Loader"
+    amqp_cls = "gpu_mesh.transport.messages:Amqp"
     _checked_at = -math.inf
 
     @cached_property

@@ -1,4 +1,5 @@
-"""`python -P -m workers …`: the `celery -A gpu_mesh …` of a supervised process, of its commands `worker` and `beat`.
+"""`python -P -m workers …`: the `celery -A gpu_mesh …` of a supervised process, of its commands `worker`, `beat`
+and `flower`.
 
 Celery's own entry point imports all commands there are, Flower and a shell among them: a fifth of a process's start.
 """
@@ -24,7 +25,20 @@ from gpu_mesh.celery import app
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
-@click.group(commands=[worker, beat])
+class Commands(click.Group):
+    """Those of Celery that the mesh runs. Flower is loaded only by itself."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """As click has it."""
+        if cmd_name == "flower":
+            from flower.command import flower
+
+            found: click.Command = flower
+            return found
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Commands, commands=[worker, beat])
 @click.option("--quiet", is_flag=True, help="No banner.")
 @click.pass_context
 def celery(context: click.Context, quiet: bool) -> None:

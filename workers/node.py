@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import sys
 import threading
@@ -22,11 +23,13 @@ from workers.gpu import QUIET_HEARTBEAT_S, celery_argv, device_argv, environment
 from workers.process import EX_CONFIG, STOP_TIMEOUT_S, ProcessSpec
 
 __all__ = [
+    "FLOWER_LISTEN",
     "Registrar",
     "api_spec",
     "beat_spec",
     "control_specs",
     "describe",
+    "flower_spec",
     "lead_specs",
     "own_devices",
     "worker_specs",
@@ -40,6 +43,10 @@ BROKER_STAGE, WORKER_STAGE, BEAT_STAGE = 0, 1, 2
 STOP_GRACE_S = 5.0
 #: Starting again would not mend a refused setting: it stops the node instead.
 FATAL = frozenset({EX_CONFIG})
+#: Flower can stop workers and shows what is in tasks: it is for this machine alone.
+FLOWER_LISTEN = "127.0.0.1"
+#: How Flower is told who may use it, and that nothing may be changed.
+FLOWER_LOGINS, FLOWER_READ_ONLY = ("FLOWER_BASIC_AUTH", "FLOWER_AUTH"), "FLOWER_READ_ONLY"
 #: What needs no GPU must not take any of its memory.
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
@@ -112,6 +119,24 @@ def api_spec() -> ProcessSpec:
     argv = (sys.executable, "-m", "gpu_mesh", "api", "--checked")
     return ProcessSpec(
         name="api", argv=argv, env=NO_GPU, stage=BEAT_STAGE, stop_timeout_s=STOP_TIMEOUT_S, fatal_exit_codes=FATAL
+    )
+
+
+def flower_spec(settings: Settings, env: Mapping[str, str] = os.environ) -> ProcessSpec:
+    """Flower. Where nobody has to log in it only shows, unless `env` says otherwise: any web page could use it."""
+    watches = not any(env.get(name) for name in (*FLOWER_LOGINS, FLOWER_READ_ONLY))
+    argv = celery_argv(
+        "flower",
+        f"--address={FLOWER_LISTEN}",
+        f"--port={settings.flower_port}",
+        # The mesh's workers send events by themselves: they need not be told every five seconds.
+        "--enable_events=false",
+        # What goes well is not told.
+        "--logging=error",
+        *(["--read_only=true"] if watches else []),
+    )
+    return ProcessSpec(
+        name="flower", argv=argv, env=NO_GPU, stage=BEAT_STAGE, stop_timeout_s=STOP_TIMEOUT_S, fatal_exit_codes=FATAL
     )
 
 

@@ -11,8 +11,9 @@ from fastapi import FastAPI
 from gpu_mesh import __version__
 from gpu_mesh.api import guards, problems
 from gpu_mesh.api.backend import Backend
+from gpu_mesh.api.events.live import living
 from gpu_mesh.api.metrics import Counted, Metrics
-from gpu_mesh.api.routes import alerts, mesh, metrics, queues, stats, submitting, system, task_lists, tasks
+from gpu_mesh.api.routes import alerts, events, mesh, metrics, queues, stats, submitting, system, task_lists, tasks
 from gpu_mesh.api.waiting import waiter
 from gpu_mesh.celery import app as celery_app
 from gpu_mesh.settings import Settings
@@ -32,6 +33,7 @@ TAGS = {
     "mesh": "Nodes and devices.",
     "queues": "How full they are, and pausing them.",
     "alerts": "What operators are told.",
+    "events": "What happens, as it happens: server-sent events.",
     "statistics": "What ended, how long it took, what it cost.",
 }
 
@@ -57,7 +59,8 @@ def create(settings: Settings) -> FastAPI:
             api.state.backend = Backend(settings, celery_app, client)
             api.state.known = guards.known_tokens(settings, client)
             with waiter(api.state.backend) as api.state.waiter:
-                yield
+                async with living(api, api.state.backend):
+                    yield
 
     api = _Api(
         title="GPU Mesh",
@@ -76,6 +79,6 @@ def create(settings: Settings) -> FastAPI:
     api.state.metrics = measured
     # Outermost: what the guards refuse is counted too.
     api.add_middleware(Counted, requests=measured.requests)
-    for routes in (system, submitting, task_lists, tasks, mesh, queues, alerts, stats, metrics):
+    for routes in (system, submitting, task_lists, tasks, mesh, queues, alerts, stats, events, metrics):
         api.include_router(routes.router, responses=problems.responses(*guards.STATUSES))
     return api

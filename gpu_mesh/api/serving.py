@@ -10,6 +10,7 @@ import uvicorn
 
 from gpu_mesh.api.application import create
 from gpu_mesh.api.edge import LARGEST_HEAD
+from gpu_mesh.api.events import live
 from gpu_mesh.api.protocol import protocol
 from gpu_mesh.services.listening import address, check_certificate, is_loopback, listening, scheme
 from gpu_mesh.settings import Settings
@@ -46,6 +47,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
         if hasattr(self, "_told"):
             self._loop.call_soon_threadsafe(self._told.set)
+            self._loop.call_soon_threadsafe(live.stop, self.config.app)
 
 
 def serve(settings: Settings) -> None:

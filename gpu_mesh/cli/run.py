@@ -31,11 +31,13 @@ from workers.lease import reap_now
 from workers.logs import named, to_file
 from workers.node import (
     BROKER_STAGE,
+    FLOWER_LISTEN,
     Registrar,
     api_spec,
     beat_spec,
     control_specs,
     describe,
+    flower_spec,
     lead_specs,
     own_devices,
     worker_specs,
@@ -74,10 +76,14 @@ def _node_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @_node_options
 @click.option("--listen", help="Serve other machines on this address as well: 0.0.0.0 for all.")
-def up(devices: str | None, node_name: str | None, listen: str | None) -> None:
+@click.option("--flower", is_flag=True, help="Run Flower as well, on loopback: GPU_MESH_FLOWER_PORT.")
+def up(devices: str | None, node_name: str | None, listen: str | None, flower: bool) -> None:
     """Run a whole mesh on this machine: Redis (unless GPU_MESH_BROKER_URL names one), a worker per device,
     the control worker, beat and the REST API. Ctrl-C stops it in order, a second one at once."""
-    current = _override(devices=devices, node_name=node_name, listen=listen, node_role="lead")
+    also_flower = "true" if flower else None
+    current = _override(
+        devices=devices, node_name=node_name, listen=listen, node_role="lead", flower_enabled=also_flower
+    )
     with _logs(current):
         check_include_apart(current)
         check_channels(current)
@@ -93,11 +99,15 @@ def up(devices: str | None, node_name: str | None, listen: str | None) -> None:
 
 def _interfaces(current: Settings) -> list[ProcessSpec]:
     """What shows the mesh to others. Raises InvalidSetting where an address of it is taken, before anything starts."""
-    if not current.api_enabled:
-        return []
-    check_certificate(current)
-    with listening(current.api_listen, current.api_port):
-        return [api_spec()]
+    also = []
+    if current.api_enabled:
+        check_certificate(current)
+        with listening(current.api_listen, current.api_port):
+            also.append(api_spec())
+    if current.flower_enabled:
+        with listening(FLOWER_LISTEN, current.flower_port, "flower_port"):
+            also.append(flower_spec(current))
+    return also
 
 
 def _check_served(current: Settings) -> None:
@@ -194,6 +204,8 @@ def _supervise(
     console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
     if any(spec.name == "api" for spec in also):
         console.print(f"api     {scheme(current)}://{address(current.api_listen, current.api_port)}", soft_wrap=True)
+    if any(spec.name == "flower" for spec in also):
+        console.print(f"flower  http://{address(FLOWER_LISTEN, current.flower_port)}", soft_wrap=True)
     for device in devices:
         console.print(f"device  {device.worker}: {device.gpu_type}, {device.memory_gb:g} GB")
     if not broker:
@@ -298,7 +310,7 @@ def _attend(current: Settings, broker_deaths: list[Event] | None) -> OnEvent:
         if event.name == REDIS:
             if event.action in (Action.DIED, Action.UNSTARTABLE) and broker_deaths is not None:
                 broker_deaths.append(event)
-        elif event.action in (Action.DIED, Action.KILLED) and event.name not in ("beat", "api"):
+        elif event.action in (Action.DIED, Action.KILLED) and event.name not in ("beat", "api", "flower"):
             reap_now(current, f"{event.name}@{current.node_name}")
 
     return attend

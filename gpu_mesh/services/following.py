@@ -1,14 +1,10 @@
-"""Reading what a task says while it says it: one connection, which waits in Redis; whole, whatever happens to the run.
-
-What the reader was too slow for, or the stream let go, comes from the result: the texts of all pieces since the last
-`restart`, put together, are the result's text when the task succeeded.
-"""
+"""Reading what a task says while it says it: one connection, which waits in Redis; whole, whatever happens to the run
+(services/reading)."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import celery
@@ -18,30 +14,17 @@ from celery.result import AsyncResult, EagerResult, assert_will_not_block
 
 from gpu_mesh.errors import InvalidTask, StreamIncomplete
 from gpu_mesh.services.patience import AWAY_S, patiently
+from gpu_mesh.services.reading import Piece, Reading
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import streams
 from gpu_mesh.store.client import check_broker, connect
 
-__all__ = ["Piece", "follow"]
+__all__ = ["Piece", "check_whole", "follow"]
 
 T = TypeVar("T")
 
 #: How often a silent stream's reader looks at the task's state, s: a run that was killed says nothing.
 CHECK_EVERY_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What a task said since the piece before; `print(piece, end="")` prints its text."""
-
-    text: str = ""
-    #: What a thinking model says to itself; no part of the answer.
-    thinking: str = ""
-    #: The run was lost and another one begins anew: forget all pieces before this one.
-    restart: bool = False
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def follow(
@@ -61,7 +44,7 @@ def follow(
     a second where `given_up` says that nobody reads any more.
     """
     if isinstance(task, EagerResult):
-        return _whole(task.get())
+        return Reading().rest(task.get())
     if isinstance(task, str) and task:
         task = app.AsyncResult(task)
     if not isinstance(task, AsyncResult):
@@ -83,70 +66,37 @@ class _Follower:
         self._given_up = given_up
         self._settings, self._result, self._timeout_s, self._away_s = settings, result, timeout_s, away_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self._after = streams.START
-        self._begin(0)
-
-    def _begin(self, run: int) -> None:
-        self._run = run
-        #: Bytes given out of this run, and its text.
-        self._at = 0
-        self._text: list[str] = []
-        self._thinking: list[str] = []
-        #: Whether something was missed.
-        self._behind = False
-        self._ended: str | None = None
+        self._reading = Reading()
 
     def pieces(self) -> Iterator[Piece]:
         with connect(self._settings) as client:
 
             def read(wait_s: float = 0.0) -> list[streams.Entry]:
-                return self._asked(lambda: streams.read(client, self._result.id, self._after, wait_s=wait_s))
+                after = self._reading.position.after
+                return self._asked(lambda: streams.read(client, self._result.id, after, wait_s=wait_s))
 
             entries = read()
             while True:
                 for entry in entries:
-                    yield from self._take(entry)
-                if (self._ended or not entries) and self._is_over():
+                    yield from self._reading.take(entry)
+                if (self._reading.ended or not entries) and self._is_over():
                     while entries := read():
                         for entry in entries:
-                            yield from self._take(entry)
+                            yield from self._reading.take(entry)
                     yield from self._rest()
                     return
                 entries = read(min(CHECK_EVERY_S, self._left_s()))
 
-    def _take(self, entry: streams.Entry) -> Iterator[Piece]:
-        self._after = entry.id
-        if entry.run < self._run:  # a run that was replaced
-            return
-        if entry.run > self._run:
-            had_said = bool(self._at)
-            self._begin(entry.run)
-            if had_said:
-                yield Piece(restart=True)
-        self._behind = self._behind or entry.at > self._at
-        if entry.end is not None:
-            self._ended = entry.end
-        elif entry.size and entry.at == self._at and not self._behind:
-            self._at += entry.size
-            self._text.append(entry.text)
-            self._thinking.append(entry.thinking)
-            yield Piece(entry.text, entry.thinking)
-
     def _is_over(self) -> bool:
         """By its result, which is stored before the stream ends; by the stream, where no result is kept."""
-        return self._asked(lambda: self._result.state) in states.READY_STATES or self._ended is not None
+        return self._asked(lambda: self._result.state) in states.READY_STATES or self._reading.ended is not None
 
     def _rest(self) -> Iterator[Piece]:
         """What the result has beyond what was given out. Raises what the task raised."""
         if self._asked(lambda: self._result.state) in states.READY_STATES:
-            yield from _whole(self._result.maybe_throw(), "".join(self._text), "".join(self._thinking))
-        elif self._ended != states.SUCCESS:
-            raise StreamIncomplete(f"{self._result.id} ended as {self._ended}; it keeps no result, nor its error")
-        elif self._behind:
-            raise StreamIncomplete(
-                f"{self._result.id} said more than its stream holds, and keeps no result: "
-                "read it sooner, raise GPU_MESH_STREAM_MAX_MB, or send it without ignore_result"
-            )
+            yield from self._reading.rest(self._result.maybe_throw())
+        else:
+            check_whole(self._result.id, self._reading)
 
     def _left_s(self) -> float:
         if self._given_up():
@@ -162,13 +112,12 @@ class _Follower:
         return patiently(self._settings, ask, meanwhile=self._left_s, away_s=self._away_s)
 
 
-def _whole(value: object, given: str = "", thought: str = "") -> Iterator[Piece]:
-    """A result's text, beyond what of it was given out already."""
-    answer = value if isinstance(value, Mapping) and isinstance(value.get("text"), str) else {}
-    if not answer:
-        return
-    text, thinking = str(answer["text"]), str(answer.get("thinking", ""))
-    if not (text.startswith(given) and thinking.startswith(thought)):
-        yield Piece(text, thinking, restart=True)
-    elif len(text) > len(given) or len(thinking) > len(thought):
-        yield Piece(text[len(given) :], thinking[len(thought) :])
+def check_whole(task_id: str, reading: Reading) -> None:
+    """Of a task that ended and keeps no result. Raises StreamIncomplete where its stream was not all of it."""
+    if reading.ended != states.SUCCESS:
+        raise StreamIncomplete(f"{task_id} ended as {reading.ended}; it keeps no result, nor its error")
+    if reading.behind:
+        raise StreamIncomplete(
+            f"{task_id} said more than its stream holds, and keeps no result: "
+            "read it sooner, raise GPU_MESH_STREAM_MAX_MB, or send it without ignore_result"
+        )

@@ -12,6 +12,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
+from redis import asyncio as redis_async
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -28,6 +31,7 @@ __all__ = [
     "broker_url",
     "check_broker",
     "connect",
+    "connect_async",
     "kept_client",
     "mapped_errors",
     "process_client",
@@ -67,7 +71,38 @@ def tls_options(settings: Settings) -> dict[str, Any]:
 def connect(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S, retries: int = 1) -> redis.Redis:
     """A client of the broker (the first address, where several are set). Connects on first use."""
     url = broker_url(settings)
-    options: dict[str, Any] = {
+    options = {**_options(timeout_s), "retry": Retry(NoBackoff(), retries)}
+    if url.startswith("sentinel://"):
+        hosts, database, login, asked = _sentinels(url, options)
+        found: redis.Redis = Sentinel(hosts, sentinel_kwargs=asked).master_for(
+            settings.sentinel_master, db=database, **login, **options
+        )
+        return found
+    address, more = _direct(settings, url, options)
+    return redis.Redis.from_url(address, **more)
+
+
+def connect_async(
+    settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S, connections: int | None = None
+) -> redis_async.Redis:
+    """As `connect`, for the event loop that runs; nothing is tried again by itself. `mapped_errors` fits it too.
+
+    `connections` is how many at most wait at once; None: redis-py's 100.
+    """
+    url = broker_url(settings)
+    options = {**_options(timeout_s), "retry": AsyncRetry(NoBackoff(), 0), "max_connections": connections}
+    if url.startswith("sentinel://"):
+        hosts, database, login, asked = _sentinels(url, options)
+        found: redis_async.Redis = AsyncSentinel(hosts, sentinel_kwargs=asked).master_for(
+            settings.sentinel_master, db=database, **login, **options
+        )
+        return found
+    address, more = _direct(settings, url, options)
+    return redis_async.Redis.from_url(address, **more)
+
+
+def _options(timeout_s: float) -> dict[str, Any]:
+    return {
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "socket_keepalive": True,
@@ -75,31 +110,30 @@ def connect(settings: Settings, *, timeout_s: float = SOCKET_TIMEOUT_S, retries:
         "decode_responses": True,
         # What a stranger pushed may be no text, and is given back to Redis as it was.
         "encoding_errors": "surrogateescape",
-        "retry": Retry(NoBackoff(), retries),
     }
-    if url.startswith("sentinel://"):
-        return _from_sentinel(url, settings.sentinel_master, options)
+
+
+def _direct(settings: Settings, url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The address as redis-py has it, and the options that it takes."""
     parts = urlsplit(url.split(";")[0])
     if parts.scheme == "redis+socket":
         database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+        del options["socket_keepalive"]
         # Not with urlunsplit, which leaves the slashes out where there is no password.
-        unix = f"unix://{parts.netloc}{parts.path}?db={database}"
-        options.pop("socket_keepalive")
-        return redis.Redis.from_url(unix, **options)
+        return f"unix://{parts.netloc}{parts.path}?db={database}", options
     if parts.scheme == "rediss":
         options |= tls_options(settings)
-    return redis.Redis.from_url(parts.geturl(), **options)
+    return parts.geturl(), options
 
 
-def _from_sentinel(url: str, master: str, options: dict[str, Any]) -> redis.Redis:
+def _sentinels(url: str, options: dict[str, Any]) -> tuple[list[tuple[str, int]], int, dict[str, Any], dict[str, Any]]:
+    """The sentinels, the master's database and login, and the options of who asks the sentinels."""
     parts = [urlsplit(part) for part in url.split(";")]
     hosts = [(part.hostname or "127.0.0.1", part.port or 26379) for part in parts]
     database = int(parts[-1].path.strip("/") or 0)
-    asked = ("socket_timeout", "socket_connect_timeout", "retry")
-    sentinel = Sentinel(hosts, sentinel_kwargs={name: options[name] for name in asked})
     user, password = (unquote(part) if part else None for part in (parts[0].username, parts[0].password))
-    found: redis.Redis = sentinel.master_for(master, db=database, username=user, password=password, **options)
-    return found
+    asked = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "retry")}
+    return hosts, database, {"username": user, "password": password}, asked
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
+from redis import asyncio as redis_async
 
 from gpu_mesh.store import keys
 from gpu_mesh.store.scripts import script
 
-__all__ = ["MAX_ENTRIES", "START", "Entry", "add", "end", "last", "read"]
+__all__ = ["MAX_ENTRIES", "START", "Entry", "add", "end", "last", "read", "read_async"]
 
 #: Entries a stream holds at most: with 20 a second, those of eight minutes.
 MAX_ENTRIES = 10_000
@@ -73,8 +74,23 @@ def end(client: redis.Redis, task_id: str, *, run: int, at: int, state: str, kee
 
 def read(client: redis.Redis, task_id: str, after: str = START, *, wait_s: float = 0.0) -> list[Entry]:
     """Entries behind the id `after`, the next READ_AT_ONCE; where there is none, waits up to `wait_s` for one."""
-    block = max(1, round(wait_s * 1000)) if wait_s > 0 else None
-    found: Any = client.xread({keys.stream(task_id): after}, count=READ_AT_ONCE, block=block)
+    found: Any = client.xread({keys.stream(task_id): after}, count=READ_AT_ONCE, block=_block(wait_s))
+    return _entries(found)
+
+
+async def read_async(
+    client: redis_async.Redis, task_id: str, after: str = START, *, wait_s: float = 0.0
+) -> list[Entry]:
+    """As `read`; whoever waits holds a connection, no thread."""
+    found: Any = await client.xread({keys.stream(task_id): after}, count=READ_AT_ONCE, block=_block(wait_s))
+    return _entries(found)
+
+
+def _block(wait_s: float) -> int | None:
+    return max(1, round(wait_s * 1000)) if wait_s > 0 else None
+
+
+def _entries(found: Any) -> list[Entry]:
     # A list of pairs in RESP2, a mapping to lists of lists in RESP3.
     streams = [entries for held in found.values() for entries in held] if isinstance(found, dict) else found
     entries = streams if isinstance(found, dict) else [entry for _, held in streams for entry in held]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -66,9 +69,17 @@ def await_ready(mesh_log: Path, workers: list[str]) -> None:
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     folder = tmp_path_factory.mktemp("up")
-    env = environment(folder, "desk")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = {
+        **environment(folder, "desk"),
+        "GPU_MESH_INCLUDE": "sample_tasks,yielding_tasks",
+        "GPU_MESH_FLOWER_PORT": port,
+        "FLOWER_UNAUTHENTICATED_API": "true",
+    }
     log = folder / "up.log"
-    with gpu_mesh("up", "--devices", DEVICES, log=log, ready=LAST_LINE, env=env) as process:
+    with gpu_mesh("up", "--flower", "--devices", DEVICES, log=log, ready=LAST_LINE, env=env) as process:
         await_ready(log, ["gpu0@desk", "gpu1@desk", "control@desk", "cpu@desk"])
         yield Mesh(process, env, log)
 
@@ -211,30 +222,100 @@ def test_a_second_node_joins_without_a_restart(mesh: Mesh, tmp_path: Path) -> No
     assert names == {"attic": "offline", "desk": "online"}
 
 
-def test_flower_shows_workers_and_queues(mesh: Mesh, free_port: int, tmp_path: Path) -> None:
-    """The real Flower: its worker and broker pages, through its own API."""
-    command = [sys.executable, "-m", "celery", "-A", "gpu_mesh", "flower", "--address=127.0.0.1", f"--port={free_port}"]
-    env = {**os.environ, **mesh.env, "FLOWER_UNAUTHENTICATED_API": "true"}
-    with (tmp_path / "flower.log").open("wb") as out:
-        flower = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
-    try:
+def test_a_port_of_flower_that_is_taken(tmp_path: Path) -> None:
+    """Said before anything starts, with the setting's name."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        env = {**environment(tmp_path, "late"), "GPU_MESH_FLOWER_PORT": str(other.getsockname()[1])}
+        ran = run("up", "--flower", "--devices", "cpu", env=env)
+    assert ran.returncode == 78
+    assert "GPU_MESH_FLOWER_PORT" in ran.stderr
+    assert "started" not in ran.stdout
 
-        def get(path: str) -> dict[str, object]:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{free_port}{path}", timeout=10) as answer:
-                    return dict(json.load(answer))
-            except OSError:
-                return {}
 
-        workers = wait_for(
-            lambda: found if len(found := get("/api/workers?refresh=1")) == 4 else None, "Flower's workers", 40
-        )
-        assert [queue["name"] for queue in workers["gpu0@desk"]["active_queues"]] == list(GPU_QUEUES)
-        lengths = {queue["name"]: queue["messages"] for queue in get("/api/queues/length")["active_queues"]}
-        assert {name: lengths[name] for name in GPU_QUEUES} == dict.fromkeys(GPU_QUEUES, 0)
-    finally:
-        flower.terminate()
-        flower.wait(20)
+class Flower:
+    """The mesh's own, through its API."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._url = f"http://127.0.0.1:{mesh.env['GPU_MESH_FLOWER_PORT']}"
+
+    def get(self, path: str) -> dict[str, Any]:
+        """What it answers; nothing while it does not."""
+        try:
+            with urllib.request.urlopen(self._url + path, timeout=10) as answer:
+                return dict(json.load(answer))
+        except OSError:
+            return {}
+
+    def status(self, path: str, method: str = "GET") -> int:
+        """How it answers."""
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self._url + path, method=method), timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as exc:
+            return exc.code
+
+    def queues(self, worker: str) -> list[str]:
+        """What a worker consumes, by its page."""
+        found = self.get("/api/workers?refresh=1")
+        return [queue["name"] for queue in found.get(worker, {}).get("active_queues", [])]
+
+    def state(self, task_id: str) -> str | None:
+        """A task's, by its page."""
+        return self.get(f"/api/task/info/{task_id}").get("state")
+
+
+@pytest.fixture
+def flower(mesh: Mesh) -> Flower:
+    """It answers, and knows the workers."""
+    found = Flower(mesh)
+    wait_for(lambda: found.queues("gpu0@desk") == list(GPU_QUEUES), "Flower's workers", 40)
+    return found
+
+
+def test_flower_shows_workers_and_queues(mesh: Mesh, flower: Flower) -> None:
+    """Its worker and broker pages, also while a queue is paused: workers let go of it and take it back."""
+    assert set(flower.get("/api/workers")) == {"gpu0@desk", "gpu1@desk", "control@desk", "cpu@desk"}
+    lengths = {queue["name"]: queue["messages"] for queue in flower.get("/api/queues/length")["active_queues"]}
+    assert {name: lengths[name] for name in GPU_QUEUES} == dict.fromkeys(GPU_QUEUES, 0)
+    assert run("pause", "ai-batch", env=mesh.env).returncode == 0
+    wait_for(lambda: flower.queues("gpu0@desk") == list(GPU_QUEUES[:-1]), "ai-batch to be let go of")
+    assert run("resume", "ai-batch", env=mesh.env).returncode == 0
+    wait_for(lambda: flower.queues("gpu0@desk") == list(GPU_QUEUES), "ai-batch to be taken back")
+    for page in ("/workers", "/worker/gpu0@desk", "/tasks", "/broker"):
+        assert flower.status(page) == 200
+
+
+def test_flower_shows_a_preempted_task(mesh: Mesh, flower: Flower, tmp_path: Path) -> None:
+    """R3: RETRY while it waits for its second run, then SUCCESS. The mesh's own tasks are not in the list."""
+    gate, hold = tmp_path / "gate", tmp_path / "hold"
+    gate.touch()
+    args = json.dumps([str(tmp_path / "ledger"), str(gate)])
+    batch = run("submit", "yielding.count", args, "--queue", "ai-batch", "--device", "gpu1", env=mesh.env)
+    task = batch.stdout.strip()
+    wait_for(lambda: flower.state(task) == "STARTED", "the batch job")
+    hold.touch()
+    urgent = run(
+        *("submit", "yielding.deaf", json.dumps([str(tmp_path / "other"), str(hold)])),
+        *("--queue", "ai-realtime", "--device", "gpu1"),
+        env=mesh.env,
+    )
+    wait_for(lambda: flower.state(task) == "RETRY", "the preemption")
+    hold.unlink()
+    wait_for(lambda: flower.state(task) == "STARTED", "the second run")
+    gate.unlink()
+    wait_for(lambda: flower.state(task) == "SUCCESS", "its end")
+    names = {told["name"] for told in flower.get("/api/tasks").values()}
+    assert names >= {"yielding.count", "yielding.deaf"}
+    assert not [name for name in names if name and name.startswith("mesh.")]
+    assert flower.state(urgent.stdout.strip()) == "SUCCESS"
+
+
+def test_flower_changes_nothing(mesh: Mesh, flower: Flower) -> None:
+    """Any web page that its user opens could ask it to: without a login it only shows."""
+    assert flower.status("/api/worker/shutdown/gpu0@desk", "POST") == 403
+    assert flower.status("/api/task/send-task/test", "POST") == 403
 
 
 def descendants(pid: int) -> list[psutil.Process]:

@@ -35,6 +35,13 @@ def test_own_work_sends_no_events():
     assert app.tasks["celery.chord"].send_events
 
 
+@pytest.mark.parametrize(("name", "told"), [("mesh.windows", False), ("shop.answer", True)])
+def test_sending_own_work_is_no_event(name: str, told: bool):
+    """H9: nor by whoever sends it: beat, the supervisor."""
+    message = app.amqp.create_task_message("id", name, create_sent_event=True)
+    assert (message.sent_event is not None) is told
+
+
 def test_all_is_told_at_debug():
     record = logging.LogRecord("celery.beat", logging.INFO, "", 0, "%s", ("mesh.line",), None)
     root = logging.getLogger()
