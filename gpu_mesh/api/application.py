@@ -12,7 +12,8 @@ from gpu_mesh import __version__
 from gpu_mesh.api import guards, problems
 from gpu_mesh.api.backend import Backend
 from gpu_mesh.api.events.live import living
-from gpu_mesh.api.routes import alerts, events, mesh, queues, stats, submitting, system, task_lists, tasks
+from gpu_mesh.api.metrics import Counted, Metrics
+from gpu_mesh.api.routes import alerts, events, mesh, metrics, queues, stats, submitting, system, task_lists, tasks
 from gpu_mesh.api.waiting import waiter
 from gpu_mesh.celery import app as celery_app
 from gpu_mesh.settings import Settings
@@ -50,9 +51,11 @@ def create(settings: Settings) -> FastAPI:
     """The API of one mesh. It connects on first use: Redis may be away when it starts."""
     celery_app.loader.import_default_modules()  # the tasks that may be submitted
 
+    measured = Metrics(settings)
+
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        with connect(settings) as client:
+        with connect(settings) as client, measured:
             api.state.backend = Backend(settings, celery_app, client)
             api.state.known = guards.known_tokens(settings, client)
             with waiter(api.state.backend) as api.state.waiter:
@@ -73,6 +76,9 @@ def create(settings: Settings) -> FastAPI:
     )
     problems.install(api)
     guards.install(api, settings)
-    for routes in (system, submitting, task_lists, tasks, mesh, queues, alerts, stats, events):
+    api.state.metrics = measured
+    # Outermost: what the guards refuse is counted too.
+    api.add_middleware(Counted, requests=measured.requests)
+    for routes in (system, submitting, task_lists, tasks, mesh, queues, alerts, stats, events, metrics):
         api.include_router(routes.router, responses=problems.responses(*guards.STATUSES))
     return api

@@ -16,17 +16,19 @@ from gpu_mesh.api.known import Known
 from gpu_mesh.api.problems import Refused
 from gpu_mesh.api.refusing import header, refuse
 from gpu_mesh.domain.rates import Rates
-from gpu_mesh.domain.tokens import known
-from gpu_mesh.errors import VALUE_SHOWN, MeshError
+from gpu_mesh.domain.tokens import Book, known
+from gpu_mesh.errors import VALUE_SHOWN, BrokerUnavailable, MeshError
 from gpu_mesh.services.listening import is_loopback
 from gpu_mesh.settings import Settings
 
-__all__ = ["FAILED_AT_ONCE", "Gatekeeper"]
+__all__ = ["BLIND", "FAILED_AT_ONCE", "Gatekeeper"]
 
 logger = logging.getLogger(__name__)
 
 #: What an address may fail: so often a second, and so often at once. Good tokens are let in all the same.
 FAILED_PER_S, FAILED_AT_ONCE = 1.0, 20.0
+#: A path that is answered while tokens cannot be checked; and what its scope then holds: it tells nothing of the mesh.
+BLIND_PATH, BLIND = "/metrics", "blind"
 #: A burst of one token, s of its rate.
 BURST_S = 2.0
 
@@ -59,7 +61,7 @@ class Gatekeeper:
             self._count(_address(scope))
             return None
         tokens: Known = scope["app"].state.known
-        book, now = await tokens.book()
+        book, now = await self._book(scope, tokens)
         if not self._elsewhere and not tokens.is_closed:
             _check_host(scope)
             self._count(LOCAL_CALLER.name)
@@ -72,6 +74,17 @@ class Gatekeeper:
         self._count(token.id)
         tokens.used(token.id)
         return Caller(token.name, token.roles)
+
+    async def _book(self, scope: Scope, tokens: Known) -> tuple[Book, float]:
+        try:
+            return await tokens.book()
+        except BrokerUnavailable:
+            last = tokens.last()
+            # Who watches this process must hear that Redis is away; whoever was let in before it went.
+            if scope["path"] != BLIND_PATH or (last is None and (self._elsewhere or tokens.is_closed)):
+                raise
+            scope[BLIND] = True
+            return last or (Book({}, None, 0.0), 0.0)
 
     def _count(self, key: str) -> None:
         if wait_s := self._rates.take(key, time.monotonic()):

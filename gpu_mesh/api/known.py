@@ -48,7 +48,14 @@ class Known:
                 await asyncio.wait((self._asking,), timeout=WAIT_S if self._holds_for(STALE_S) else None)
         if self._book is None or not self._holds_for(STALE_S):
             raise BrokerUnavailable(f"tokens cannot be checked: {self._error}")
-        return self._book, self._book.now + self._clock() - self._at
+        return self._book, self._now(self._book)
+
+    def last(self) -> tuple[Book, float] | None:
+        """What was known last, however long ago, and Redis's clock now; None where nothing ever was."""
+        return None if self._book is None else (self._book, self._now(self._book))
+
+    def _now(self, book: Book) -> float:
+        return book.now + self._clock() - self._at
 
     @property
     def is_closed(self) -> bool:

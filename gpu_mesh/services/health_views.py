@@ -12,7 +12,7 @@ from gpu_mesh.domain.untyped import mapping, number
 from gpu_mesh.store import health
 from gpu_mesh.store.health import DEVICE, ENDPOINT, NODE, Checked, subject
 
-__all__ = ["DEVICE", "ENDPOINT", "NODE", "DeviceVitals", "HealthView", "NodeVitals", "health_views", "subject"]
+__all__ = ["DEVICE", "ENDPOINT", "NODE", "DeviceVitals", "HealthView", "NodeVitals", "health_views", "subject", "views"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,13 @@ class HealthView:
 def health_views(client: Any) -> dict[str, HealthView]:
     """Everybody that was checked, by subject such as `device:gpu0@office`. What cannot be read is left out, with a
     logged warning."""
+    return views(health.all_checked(client))
+
+
+def views(checked: Mapping[str, Checked]) -> dict[str, HealthView]:
+    """The same, of what was read."""
     found = {}
-    for name, one in health.all_checked(client).items():
+    for name, one in checked.items():
         try:
             found[name] = _condition(one)
         except (TypeError, ValueError, AttributeError, ArithmeticError) as exc:

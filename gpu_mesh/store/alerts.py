@@ -6,7 +6,7 @@ A post and a clear are one transaction: of several processes that post the same 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -18,7 +18,7 @@ from gpu_mesh.domain.alerts import Alert, Change, Level, Silence, Standing, Wind
 from gpu_mesh.store import keys, outbox, server
 from gpu_mesh.store.replies import text
 
-__all__ = ["Past", "clear", "past", "post", "silence", "silences", "standing", "summarise", "unsilence"]
+__all__ = ["Past", "clear", "parse", "past", "post", "silence", "silences", "standing", "summarise", "unsilence"]
 
 #: Alerts that are over, kept.
 PAST_KEPT = 1000
@@ -137,7 +137,12 @@ def summarise(client: redis.Redis) -> int:
 
 def standing(client: redis.Redis) -> list[Standing]:
     """Alerts that stand, the gravest first, among equals the newest."""
-    held = (_loaded(found, Standing.from_dict) for found in client.hvals(keys.ALERTS))
+    return parse(client.hvals(keys.ALERTS))
+
+
+def parse(told: Iterable[Any]) -> list[Standing]:
+    """The same, of what Redis holds."""
+    held = (_loaded(found, Standing.from_dict) for found in told)
     return sorted((one for one in held if one is not None), key=lambda one: (-one.level, -one.since))
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import redis
 
@@ -25,6 +26,8 @@ __all__ = [
     "bury",
     "has_to_fail",
     "outage",
+    "parse_outage",
+    "parse_watch",
     "refused",
     "set_aside",
     "set_watch",
@@ -49,8 +52,13 @@ class Outage:
 
 def watch(client: redis.Redis) -> Watch | None:
     """What the last look knew; None where there was none, or none that can be read."""
+    return parse_watch(client.get(keys.WATCH))
+
+
+def parse_watch(told: Any) -> Watch | None:
+    """The same, of what Redis holds."""
     try:
-        found = json.loads(text(client.get(keys.WATCH) or ""))
+        found = json.loads(text(told or ""))
         return Watch(float(found["looked_at"]), float(found["seen_at"]))
     except (ValueError, TypeError, KeyError):
         return None
@@ -63,8 +71,13 @@ def set_watch(client: redis.Redis, seen: Watch) -> None:
 
 def outage(client: redis.Redis) -> Outage | None:
     """The notice, while it holds."""
+    return parse_outage(client.get(keys.OUTAGE))
+
+
+def parse_outage(told: Any) -> Outage | None:
+    """The same, of what Redis holds."""
     try:
-        found = json.loads(text(client.get(keys.OUTAGE) or ""))
+        found = json.loads(text(told or ""))
         return Outage(float(found["since"]), str(found["why"]))
     except (ValueError, TypeError, KeyError):
         return None

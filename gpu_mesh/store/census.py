@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from gpu_mesh.store import journal, keys
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["Group", "Memory", "dead_lately", "failed_names", "grace_until", "groups", "is_full", "memory"]
+__all__ = ["Group", "Memory", "dead_lately", "failed_names", "grace_until", "groups", "is_full", "memory", "memory_of"]
 
 FAILED = "FAILURE"
 
@@ -83,6 +84,11 @@ def memory(client: redis.Redis) -> Memory | None:
         told: dict[str, Any] = client.info("memory")
     except redis.ResponseError:
         return None
+    return memory_of(told)
+
+
+def memory_of(told: Mapping[str, Any]) -> Memory:
+    """The same, of what INFO says."""
     limit = int(told.get("maxmemory") or 0)
     return Memory(int(told.get("used_memory") or 0), limit or int(told.get("total_system_memory") or 0), limit > 0)
 

@@ -21,7 +21,7 @@ from gpu_mesh.store.gates import check_names
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["Cordon", "all_cordons", "cordon", "cordoned", "is_cordoned", "lift", "lift_ended", "parse"]
+__all__ = ["Cordon", "all_cordons", "cordon", "cordoned", "is_cordoned", "lift", "lift_ended", "parse", "parse_state"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,12 @@ def all_cordons(client: redis.Redis) -> list[Cordon]:
 
 def cordoned(client: redis.Redis) -> dict[str, str]:
     """The nodes and workers that claim nothing, and why."""
-    held = {text(field): text(why) for field, why in client.hgetall(keys.STATE).items()}
+    return parse_state(client.hgetall(keys.STATE))
+
+
+def parse_state(told: Mapping[Any, Any]) -> dict[str, str]:
+    """The same, of what Redis holds of what is closed."""
+    held = {text(field): text(why) for field, why in told.items()}
     return {field.removeprefix("!"): why for field, why in held.items() if field.startswith("!")}
 
 

@@ -24,6 +24,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -39,6 +40,8 @@ __all__ = ["OTHERS", "Counts", "ModelRuns", "Runs", "by_minute", "fold", "last_m
 OTHERS = "*"
 #: Fields of the counters of a span, and of those of all time, before new names are counted together.
 FIELDS, FIELDS_OF_ALL = 6_000, 60_000
+#: Fields whose meaning is remembered.
+FIELDS_KNOWN = 16_384
 #: Lines that are counted in one go, and how often one call does at most.
 FOLDED_AT_ONCE, FOLDS = 5_000, 50
 #: Spans that are counted by: name, length, for how long it is kept, s.
@@ -105,11 +108,9 @@ class Counts:
                 continue
 
     def _add(self, name: str, count: int) -> None:
-        figures, _, names = name.partition("\n")
-        kind, *parts = figures.split("\t")
+        kind, names, of, number = _field(name)
         if kind in "nwr":
-            queue, band, outcome = parts
-            runs = self.runs.setdefault((queue, band, Outcome(outcome), names), Runs())
+            runs = self.runs.get(of) or self.runs.setdefault(of, Runs())
             if kind == "n":
                 runs.count += count
             elif kind == "w":
@@ -117,20 +118,37 @@ class Counts:
             else:
                 runs.ran_s += count * _MICRO
         elif kind in "WR":
-            queue, band, number = parts
             kept = self.waits if kind == "W" else self.times
-            kept.setdefault((queue, band), Counter())[int(number)] += count
+            kept.setdefault(of, Counter())[number] += count
         elif kind in "mt":
-            worker, _, model = names.partition("\t")
-            found = self.models.setdefault((model or OTHERS, worker, Outcome(parts[0])), ModelRuns())
+            found = self.models.get(of) or self.models.setdefault(of, ModelRuns())
             if kind == "m":
-                found.buckets[int(parts[1])] += count
+                found.buckets[number] += count
             else:
                 found.ran_s += count * _MICRO
         elif kind == "b":
             self.served[names] = self.served.get(names, 0.0) + count * _MICRO
         elif kind == "s":
             self.swaps[names] = self.swaps.get(names, 0) + count
+
+
+# The same fields are read again and again.
+@lru_cache(FIELDS_KNOWN)
+def _field(name: str) -> tuple[str, str, Any, int]:
+    """Its kind, its names, what it is counted by, and its bucket. Raises ValueError for what is no field."""
+    figures, _, names = name.partition("\n")
+    kind, *parts = figures.split("\t")
+    if kind in ("n", "w", "r"):
+        queue, band, outcome = parts
+        return kind, names, (queue, band, Outcome(outcome), names), 0
+    if kind in ("W", "R"):
+        queue, band, number = parts
+        return kind, names, (queue, band), int(number)
+    if kind in ("m", "t"):
+        worker, _, model = names.partition("\t")
+        outcome, number = parts if kind == "m" else (*parts, "0")
+        return kind, names, (model or OTHERS, worker, Outcome(outcome)), int(number)
+    return kind or "?", names, None, 0
 
 
 def fold(client: redis.Redis) -> int:

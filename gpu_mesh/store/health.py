@@ -14,7 +14,19 @@ from gpu_mesh.domain.health import Health
 from gpu_mesh.store import keys
 from gpu_mesh.store.replies import text
 
-__all__ = ["DEVICE", "ENDPOINT", "NODE", "Checked", "all_checked", "checked", "forget", "keep", "may_check", "subject"]
+__all__ = [
+    "DEVICE",
+    "ENDPOINT",
+    "NODE",
+    "Checked",
+    "all_checked",
+    "checked",
+    "forget",
+    "keep",
+    "may_check",
+    "parse",
+    "subject",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +77,12 @@ def subject(kind: str, name: str) -> str:
 
 def all_checked(client: redis.Redis) -> dict[str, Checked]:
     """Everybody that was checked, by subject. What cannot be read is left out, with a logged warning."""
-    found = (_read(text(name), text(told)) for name, told in sorted(client.hgetall(keys.HEALTH).items()))
+    return parse(client.hgetall(keys.HEALTH))
+
+
+def parse(told: Mapping[Any, Any]) -> dict[str, Checked]:
+    """The same, of what Redis holds."""
+    found = (_read(text(name), text(words)) for name, words in sorted(told.items()))
     return {one.subject: one for one in found if one is not None}
 
 

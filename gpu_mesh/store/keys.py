@@ -40,6 +40,7 @@ __all__ = [
     "SILENCES",
     "STATE",
     "STATS",
+    "TICKS",
     "TOKENS",
     "TOKENS_NEEDED",
     "TOKENS_USED",
@@ -53,6 +54,7 @@ __all__ = [
     "count",
     "held",
     "mending",
+    "oldest",
     "orders",
     "preempted",
     "progress",
@@ -97,8 +99,8 @@ REVOKED = f"{PREFIX}revoked"
 AGAIN = f"{PREFIX}again"
 #: hash: <queue>|<worker> → how many jobs were preempted.
 PREEMPTIONS = f"{PREFIX}preemptions"
-#: hash: what was counted: `swaps_saved`.
-STATS = f"{PREFIX}stats"
+#: hash: what scripts counted, see stats.py; and hash: what the mesh's own periodic work took, see lua/ticked.lua.
+STATS, TICKS = f"{PREFIX}stats", f"{PREFIX}ticks"
 #: list: messages of a purge that are in no queue any more and not marked as revoked yet.
 PURGED = f"{PREFIX}purged"
 #: string: JSON, when somebody could do realtime work last; and while nobody can, expiring: since when and why.
@@ -124,6 +126,11 @@ REPAIRS, UNTOLD = f"{PREFIX}repairs", f"{PREFIX}repairs:untold"
 
 #: hash: id of an API token → it, JSON, without its secret; hash: id → when it was used last; string: is one needed.
 TOKENS, TOKENS_USED, TOKENS_NEEDED = f"{PREFIX}tokens", f"{PREFIX}tokens:used", f"{PREFIX}tokens:needed"
+
+
+def oldest(queue: str, band: str) -> str:
+    """zset: groups of waiting messages of one queue and band → when their oldest one came, µs, see lua/_index.lua."""
+    return f"{PREFIX}class:{queue}|{band}"
 
 
 def orders(node: str) -> str:

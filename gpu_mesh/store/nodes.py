@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gpu_mesh.errors import NodeNameTaken
 from gpu_mesh.store import keys, server
 from gpu_mesh.store.scripts import script
 
-__all__ = ["Node", "NodeEntry", "all_nodes", "forget_silent", "instance_id", "leave", "register"]
+__all__ = ["Node", "NodeEntry", "all_nodes", "forget_silent", "instance_id", "leave", "parse", "register"]
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,11 @@ def all_nodes(client: redis.Redis) -> list[NodeEntry]:
     """Every known node, by name. An entry that cannot be read is left out, with a logged warning."""
     # The clock after the registry: an entry newer than now was written before the clock stepped back.
     found = client.hgetall(keys.NODES)
-    now = server.now(client)
+    return parse(found, server.now(client))
+
+
+def parse(found: Mapping[Any, Any], now: float) -> list[NodeEntry]:
+    """The same, of what Redis held at `now`."""
     entries = []
     for name, held in sorted(found.items()):
         data = _entry(name, held)

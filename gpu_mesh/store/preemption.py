@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 
@@ -11,7 +12,7 @@ from gpu_mesh.store import keys
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["SETTLE_S", "Asked", "Unjudged", "counts", "hear", "seek", "spare", "times", "waiting"]
+__all__ = ["SETTLE_S", "Asked", "Unjudged", "counts", "hear", "parse", "seek", "spare", "times", "waiting"]
 
 #: Age from which a waiting message counts for a look, s: a younger one may be on its way to a worker that was woken.
 SETTLE_S = 0.05
@@ -68,7 +69,12 @@ def spare(client: redis.Redis, worker: str, tag: str, queue: str) -> None:
 
 def counts(client: redis.Redis) -> dict[tuple[str, str], int]:
     """How many jobs were preempted since the mesh began, by queue and worker. What is no count is left out."""
-    told = {text(name): text(count) for name, count in client.hgetall(keys.PREEMPTIONS).items()}
+    return parse(client.hgetall(keys.PREEMPTIONS))
+
+
+def parse(held: Mapping[Any, Any]) -> dict[tuple[str, str], int]:
+    """The same, of what Redis holds."""
+    told = {text(name): text(count) for name, count in held.items()}
     found = {name: int(count) for name, count in told.items() if count.isdecimal()}
     return {(queue, worker): found[name] for name in sorted(found) for queue, _, worker in [name.partition("|")]}
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from celery import shared_task
+from celery import current_task, shared_task
 from celery.signals import worker_ready
 
 from gpu_mesh.domain.queues import CONTROL_QUEUE
+from gpu_mesh.domain.untyped import number
 from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.services.availability import reconcile as refuse
 from gpu_mesh.services.fleet import reconcile as judge_fleet
 from gpu_mesh.services.health import reconcile as check
+from gpu_mesh.services.ticks import timed
 from gpu_mesh.services.windows import reconcile
 from gpu_mesh.settings import settings
 from gpu_mesh.store import nodes, ranking
+from gpu_mesh.store.beat import DUE
 from gpu_mesh.store.client import connect, kept_client, mapped_errors
 
 __all__ = ["availability", "begin", "health", "line", "stats", "tidy", "windows"]
@@ -30,30 +34,33 @@ own_task = partial(shared_task, queue=CONTROL_QUEUE, ignore_result=True, send_ev
 @own_task(name="mesh.tidy")
 def tidy() -> dict[str, Any]:
     """Drop what nobody needs any more: nodes silent for a week (their names), needs that no message has (how many)."""
-    with mapped_errors(settings()), connect(settings()) as client:
+    with _timed("tidy"), mapped_errors(settings()), connect(settings()) as client:
         return {"nodes": nodes.forget_silent(client), "needs": ranking.prune_needs(client)}
 
 
 @own_task(name="mesh.windows")
 def windows() -> None:
     """Bring windows and pauses in line with the clock; this node's peak hours are the mesh's."""
-    with mapped_errors(settings()):
+    with _timed("windows"), mapped_errors(settings()):
         reconcile(kept_client(settings()), settings(), leads=True)
 
 
 @own_task(name="mesh.availability", bind=True)
 def availability(self: Any) -> None:
     """Fail the realtime AI work that waits while nobody can do it: sent by workers/keeper, which looks whether so."""
-    refuse(self.app, settings())
+    with _timed("availability"):
+        refuse(self.app, settings())
 
 
 @own_task(name="mesh.health", bind=True)
 def health(self: Any) -> None:
     """Check all nodes, devices and watched addresses, then judge the mesh as a whole."""
     try:
-        check(self.app, settings())
+        with _timed("health"):
+            check(self.app, settings())
     finally:
-        judge_fleet(settings())
+        with timed(settings(), "fleet"):
+            judge_fleet(settings())
 
 
 @own_task(name="mesh.stats")
@@ -61,7 +68,8 @@ def stats() -> None:
     """Report what ended lately, in the log and in Redis."""
     from gpu_mesh.services.reporting import report_stats  # here: only one worker needs what it imports
 
-    report_stats(settings())
+    with _timed("stats"):
+        report_stats(settings())
 
 
 @own_task(name="mesh.line")
@@ -69,7 +77,14 @@ def line() -> None:
     """Say the mesh in one line of the log."""
     from gpu_mesh.services.reporting import report_line
 
-    report_line(settings())
+    with _timed("line"):
+        report_line(settings())
+
+
+def _timed(name: str) -> AbstractContextManager[None]:
+    """Counted for the metrics; with how late it began where beat sent it."""
+    due = current_task.request.get(DUE) if current_task else None
+    return timed(settings(), name, number(due))
 
 
 @worker_ready.connect

@@ -18,7 +18,11 @@ local now = t[1] * 1e6 + t[2]
 local claims = P .. 'claims:' .. worker
 
 local lease = call('ZSCORE', P .. 'leases', worker)
-if not lease or tonumber(lease) <= now then return {'refused', 'lease'} end
+-- A Redis that is full counts none.
+if not lease or tonumber(lease) <= now then
+  redis.pcall('HINCRBY', P .. 'stats', 'refused|lease', 1)
+  return {'refused', 'lease'}
+end
 
 local held = call('HKEYS', claims)
 for i = 1, #held do
@@ -36,11 +40,15 @@ local state = call('HMGET', P .. 'state', ':*', ':' .. node, ':' .. worker, '!' 
   '=looked')
 if state[4] or state[5] then
   stir(worker)
+  redis.pcall('HINCRBY', P .. 'stats', 'refused|cordon', 1)
   return {'refused', state[4] or state[5]}
 end
 if state[6] then
   local holder, tag = match(state[6], '^(.*)\t(.*)$')
-  if call('HEXISTS', P .. 'claims:' .. holder, tag) == 1 then return {'refused', 'serves a job of ' .. holder} end
+  if call('HEXISTS', P .. 'claims:' .. holder, tag) == 1 then
+    redis.pcall('HINCRBY', P .. 'stats', 'refused|sibling', 1)
+    return {'refused', 'serves a job of ' .. holder}
+  end
   call('HDEL', P .. 'state', '+' .. worker)
 end
 

@@ -25,6 +25,7 @@
 -- gpumesh:leases   zset  worker → end of its lease
 -- gpumesh:revoked  zset  task id of a cancelled task → when that is forgotten
 -- gpumesh:preempted:<delivery tag>  string  how often the job was preempted        gpumesh:running:…  see _victim.lua
+-- gpumesh:stats    hash  refused|lease, refused|cordon, refused|sibling → how many claims were refused for that
 -- gpumesh:gather   hash  node → the job its idle devices are kept for: group, id, rank, until, not again before
 -- gpumesh:state    hash  what closes claims, see gate.lua:
 --                        :*, :<node>, :<worker> → queues closed in that scope, with commas

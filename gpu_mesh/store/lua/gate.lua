@@ -7,6 +7,7 @@
 --
 -- gpumesh:gates  hash  <queue>|<reason>@<scope> → JSON
 -- gpumesh:state  hash  what claims read of it, see claim.lua
+-- gpumesh:stats  hash  closed|<queue>|<reason> → how often it was closed for that
 -- gpumesh:gated  hash  how long queues were closed for the whole mesh, see _index.lua
 
 --@include _index
@@ -20,6 +21,7 @@ if ARGV[5] and call('HGET', gates, gate) ~= ARGV[5] then return 0 end
 local was = call('HEXISTS', gates, gate)
 if ARGV[4] == '' then call('HDEL', gates, gate) else call('HSET', gates, gate, ARGV[4]) end
 if was == (ARGV[4] == '' and 0 or 1) then return 0 end
+if was == 0 then redis.pcall('HINCRBY', P .. 'stats', 'closed|' .. queue .. '|' .. reason, 1) end
 
 local closed, still = {}, false
 for _, name in ipairs(call('HKEYS', gates)) do

@@ -5,6 +5,7 @@
 -- ARGV[3]  claims to give back at most in one call
 -- returns  {worker, task id, list, "requeued", "woken" or "dead", …}
 --
+-- gpumesh:stats hash  claims_requeued, claims_dead, leases_ended → how many, since the mesh began
 -- gpumesh:dead  list  {list, why, worker, at, deliveries, id} as JSON; newline; envelope. Newest first
 --@include _index
 --@include _idle
@@ -31,10 +32,12 @@ for _, worker in ipairs(dead) do
       let_go(worker, tag)
       local outcome = give_back(worker, m, raw, tonumber(ARGV[2]))
       tell(worker, m, raw, outcome == 'dead' and 'dead' or 'lost')
+      redis.pcall('HINCRBY', P .. 'stats', outcome == 'dead' and 'claims_dead' or 'claims_requeued', 1)
       for _, part in ipairs({worker, m.task, m.list, outcome}) do told[#told + 1] = part end
     end
   end
-  call('ZREM', P .. 'leases', worker)
+  local ended = call('ZREM', P .. 'leases', worker)
+  if ARGV[1] == '' then redis.pcall('HINCRBY', P .. 'stats', 'leases_ended', ended) end
   stir(worker)
 end
 return told
