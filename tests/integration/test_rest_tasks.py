@@ -235,6 +235,8 @@ class TestOne:
         found = api.get(f"/tasks/{late}").json()
         assert (found["state"], found["position"]) == ("DELAYED", None)
         assert found["due_at"] > found["sent_at"] + 599
+        listed = api.get("/tasks/active").json()["tasks"][late]
+        assert (listed["sent_at"], listed["due_at"]) == (found["sent_at"], found["due_at"])
         raw = json.dumps({"headers": {"id": "theirs", "task": "old.task"}, "properties": {"delivery_tag": "t"}})
         client.lpush("internal:6", raw)
         assert api.get("/tasks/theirs").json()["name"] == "old.task"
