@@ -173,6 +173,23 @@ def _operations(rest):
             roles = {role for one in told.get("security", []) for role in one["token"]}
             yield f"{method.upper()} {path}", roles, told
 
+    def test_a_full_redis_turns_nobody_away(self, broker):
+        """Whoever looks after the mesh must get in to see that it is full; and a token can be revoked."""
+        header, other = _bearer("admin", name="ops"), _bearer("read", name="lost")
+        with connect(settings()) as client, served() as rest:
+            before = client.config_get("maxmemory")["maxmemory"]
+            client.config_set("maxmemory", 1)
+            try:
+                found = [rest.get(path, headers=header) for path in (READ, "/mesh/status", "/tasks/active", "/alerts")]
+                full = rest.post("/tasks/submit", json={"task_type": "test"}, headers=header)
+                tokens.revoke(settings(), "lost")
+            finally:
+                client.config_set("maxmemory", before)
+        assert [one.status_code for one in found] == [200] * 4
+        assert _is_problem(full, 503, "broker-unavailable")
+        with served() as rest:
+            assert rest.get(READ, headers=other).status_code == 401
+
 
 class TestRoles:
     def test_the_page_has_every_endpoint_and_its_roles(self, rest):

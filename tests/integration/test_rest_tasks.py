@@ -132,10 +132,13 @@ class TestSubmit:
 
     def test_a_full_redis(self, api: TestClient, client: redis.Redis) -> None:
         """503 that names it; the key is free again."""
+        late = sent(api, countdown=600)
         before = client.config_get("maxmemory")["maxmemory"]
         client.config_set("maxmemory", 1)
         try:
             answers = [submit(api, "full"), submit(api)]
+            assert api.delete(f"/tasks/{late}").status_code == 503  # that it was taken back cannot be kept
+            assert api.get(f"/tasks/{late}").json()["state"] == "DELAYED"
         finally:
             client.config_set("maxmemory", before)
         assert [answer.status_code for answer in answers] == [503, 503]
