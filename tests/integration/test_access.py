@@ -166,13 +166,6 @@ class TestTokens:
                 assert int(found.headers["retry-after"]) > 0
             assert rest.get("/health").status_code == 200
 
-
-def _operations(rest):
-    for path, operations in rest.get("/openapi.json").json()["paths"].items():
-        for method, told in operations.items():
-            roles = {role for one in told.get("security", []) for role in one["token"]}
-            yield f"{method.upper()} {path}", roles, told
-
     def test_a_full_redis_turns_nobody_away(self, broker):
         """Whoever looks after the mesh must get in to see that it is full; and a token can be revoked."""
         header, other = _bearer("admin", name="ops"), _bearer("read", name="lost")
@@ -189,6 +182,13 @@ def _operations(rest):
         assert _is_problem(full, 503, "broker-unavailable")
         with served() as rest:
             assert rest.get(READ, headers=other).status_code == 401
+
+
+def _operations(rest):
+    for path, operations in rest.get("/openapi.json").json()["paths"].items():
+        for method, told in operations.items():
+            roles = {role for one in told.get("security", []) for role in one["token"]}
+            yield f"{method.upper()} {path}", roles, told
 
 
 class TestRoles:
