@@ -314,6 +314,19 @@ class TestLists:
             assert api.get("/tasks/active", params=params).json()["tasks"].keys() == {late}
         assert api.get("/tasks/active", params={"name": "other"}).json()["tasks"] == {}
 
+    def test_what_waits_is_searched_once_for_all_that_are_named(self, api: TestClient, client: redis.Redis) -> None:
+        """A client that asks for what is long gone must not have Redis read the backlog for each of them."""
+        first, *ids = (sent(api, args=[n]) for n in range(5))
+
+        def searches(named: list[str]) -> int:
+            client.config_resetstat()
+            found = api.get("/tasks/active", params={"ids": ",".join(named)}).json()["tasks"]
+            assert set(found) == set(named) & {first, *ids}
+            return int(client.info("commandstats")["cmdstat_zscan"]["calls"])
+
+        one = searches(["gone", first])
+        assert searches([f"gone-{n}" for n in range(40)] + ids) == one
+
     def test_what_ended_is_gone_and_in_the_other_list(self, api: TestClient, client: redis.Redis) -> None:
         """Newest first, by page, while more end."""
         for n in range(10):

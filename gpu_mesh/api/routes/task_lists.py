@@ -91,9 +91,8 @@ def _named(waiting: Waiting, ids: str, wanted: Filter) -> Page:
         fault = Fault(field="ids", value=str(len(names)), remedy=f"at most {MAX_IDS}")
         raise Refused(422, "invalid-request", f"ids: {len(names)} of them; at most {MAX_IDS}", faults=[fault])
     rows: dict[str, Row] = {}
-    for name in names:
-        found = waiting.tracker.find(name)
-        if found is not None and not found.has_ended:
+    for name, found in waiting.tracker.find_all(names).items():
+        if not found.has_ended:
             told: dict[str, Any] = found.to_dict()
             row = Row(**{item.name: told[item.name] for item in fields(Row) if item.name in told})
             if wanted.takes(row):
