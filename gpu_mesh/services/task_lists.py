@@ -2,7 +2,9 @@
 
 A page says where the next begins. Whatever is active from the first page's request to the last one's is on one page at
 least, perhaps on two: tasks move from the delayed to the waiting to the running ones, in which order these are read,
-and those that move back were running when the first page was made.
+and those that move back were running when the first page was made. One that is claimed, fails and waits for its next
+try within these milliseconds is met by another look at the delayed ones, and, where all is read in one go, at what came
+into the lists meanwhile.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count
+from itertools import chain, count
 from typing import Any, TypeAlias
 
 from gpu_mesh.domain.preemption import PREEMPTED
@@ -97,7 +99,9 @@ _Step: TypeAlias = tuple[Row | None, Cursor]
 def active(client: Any, settings: Settings, wanted: Filter, limit: int | None, after: Cursor = ()) -> Page:
     """What runs, is delayed or waits. Raises InvalidTask for a cursor that is none, BrokerUnavailable."""
     with mapped_errors(settings):
-        return _page(_Active(client, settings, wanted).walk(after), wanted, limit)
+        found = _Active(client, settings, wanted)
+        steps = found.walk(after)
+        return _page(steps if limit is not None else chain(steps, found.since()), wanted, limit)
 
 
 def completed(client: Any, settings: Settings, wanted: Filter, limit: int, after: Cursor = ()) -> Page:
@@ -122,6 +126,7 @@ _ACTIVE: Mapping[str, tuple[Any, ...]] = {
     "delayed": (float, str),
     "waiting": (int, int),
     "at last": (str,),
+    "late": (float, str),
 }
 _COMPLETED: Mapping[str, tuple[Any, ...]] = {"completed": (int, str, float | None)}
 #: No place is larger.
@@ -144,6 +149,8 @@ class _Active:
         self._client, self._settings = client, settings
         self._explain, self._now = Explainer(settings), time.time()
         names = known_queues(settings)
+        #: Of each list that held something, by its place: where that began and ended.
+        self._read: dict[int, tuple[int, int]] = {}
         self._lists = [name for queue in names if wanted.queue in (None, queue) for name in list_names(queue)]
 
     def walk(self, after: Cursor) -> Iterator[_Step]:
@@ -152,6 +159,7 @@ class _Active:
             ("delayed", self._delayed),
             ("waiting", self._waiting),
             ("at last", self._running),
+            ("late", self._delayed),
         ]
         first, *place = _checked(after, _ACTIVE) or ("running",)
         begun = False
@@ -159,6 +167,23 @@ class _Active:
             if begun or name == first:
                 yield from steps(name, *(() if begun else place))
                 begun = True
+
+    def since(self) -> Iterator[_Step]:
+        """What came into the lists since `walk` read them, at either end, or was claimed from there since."""
+        for index, name in enumerate(self._lists):
+            known = self._read.get(index)
+            ends: list[tuple[int | None, int | None]] = (
+                [(None, None)] if known is None else [(None, known[0]), (known[1], None)]
+            )
+            for place, upto in ends:
+                at = place
+                while True:
+                    messages, at = listing.page(self._client, name, at, PAGE)
+                    new = [(its, message) for its, message in messages if upto is None or its < upto]
+                    yield from ((self._waits(message), ("waiting", index, its + 1)) for its, message in new)
+                    if at is None or len(new) < len(messages):
+                        break
+        yield from self._running("at last")
 
     def _running(self, part: str, after: str = "") -> Iterator[_Step]:
         entries = still_running(self._client, self._settings, nodes.all_nodes(self._client))
@@ -177,6 +202,9 @@ class _Active:
             at = place if index == number else None
             while True:
                 messages, at = listing.page(self._client, self._lists[index], at, PAGE)
+                if messages:
+                    first, _ = self._read.get(index, (messages[0][0], 0))
+                    self._read[index] = first, messages[-1][0] + 1
                 for its, message in messages:
                     yield self._waits(message), (part, index, its + 1)
                 if at is None:
