@@ -15,11 +15,12 @@ from rest import served
 
 from gpu_mesh.domain.claim import Rules
 from gpu_mesh.domain.queues import GPU_QUEUES, list_names
-from gpu_mesh.services import lookup
+from gpu_mesh.services import lookup, task_lists
 from gpu_mesh.settings import settings
 from gpu_mesh.store import availability, keys, queues
 from gpu_mesh.store.availability import Outage
 from gpu_mesh.store.client import connect
+from gpu_mesh.tasks.probe import probe
 
 pytestmark = [
     pytest.mark.usefixtures("broker"),
@@ -313,6 +314,42 @@ class TestLists:
         for params in ({"queue": "customer"}, {"state": "DELAYED"}, {"ids": f"{late},nothing"}):
             assert api.get("/tasks/active", params=params).json()["tasks"].keys() == {late}
         assert api.get("/tasks/active", params={"name": "other"}).json()["tasks"] == {}
+
+    @pytest.mark.parametrize("countdown", [0, 600])
+    @pytest.mark.parametrize("ahead", [0, 2])
+    def test_a_task_that_is_tried_again_while_the_list_is_read(
+        self, api: TestClient, client: redis.Redis, countdown: int, ahead: int
+    ) -> None:
+        """A client that polls until its id is gone must not take it for ended (SPEC A1): it waits, is claimed before the
+        lists are read, fails, and comes again after they were."""
+        for n in range(ahead):
+            sent(api, args=[n], business="internal")
+        moving = sent(api, business="internal", args=["moving"])
+        reads: list[str] = []
+
+        class Moving:
+            """Redis, in which the task runs from when the delayed ones were read till when all lists were."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(client, name)
+
+            def zrangebyscore(self, *args: Any, **kwargs: Any) -> Any:
+                found = client.zrangebyscore(*args, **kwargs)
+                if not reads:
+                    (message,) = [one for one in queues.waiting(client, "internal") if one.id == moving]
+                    assert queues.remove(client, message)
+                reads.append("delayed")
+                return found
+
+            def zrange(self, *args: Any, **kwargs: Any) -> Any:
+                if reads and reads[-1] == "delayed" and args[0] == keys.LEASES:
+                    reads.append("running")
+                    probe.apply_async(["moving"], task_id=moving, countdown=countdown, business="internal")
+                return client.zrange(*args, **kwargs)
+
+        page = task_lists.active(Moving(), settings(), task_lists.Filter(), None)
+        assert reads[:2] == ["delayed", "running"]
+        assert moving in page.rows
 
     def test_what_waits_is_searched_once_for_all_that_are_named(self, api: TestClient, client: redis.Redis) -> None:
         """A client that asks for what is long gone must not have Redis read the backlog for each of them."""
