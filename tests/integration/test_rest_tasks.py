@@ -90,6 +90,9 @@ class TestSubmit:
             ({"wait": -1}, "wait"),
             ({"colour": "red"}, "colour"),
             ({"args": ["\ud800"]}, "args"),
+            ({"task_type": "llm_inference"}, "args.prompt"),
+            ({"task_type": "llm_inference", "args": ["Why?"], "kwargs": {"model": 5}}, "kwargs.model"),
+            ({"task_type": "llm_inference", "args": ["Why?"], "kwargs": {"options": {"top_p": 9}}}, "kwargs.options"),
         ],
     )
     def test_what_is_wrong_is_named_and_not_sent(
@@ -189,12 +192,18 @@ class TestKeys:
 
 
 class TestBatch:
-    def test_all_or_nothing(self, api: TestClient, client: redis.Redis) -> None:
+    @pytest.mark.parametrize(
+        ("wrong", "field"),
+        [
+            ({"priority": 11}, "priority"),
+            ({"requirements": {"gpu_count": 99}}, "requirements.gpu_count"),
+            ({"task_type": "llm_inference", "kwargs": {"prompt": 5}}, "kwargs.prompt"),
+        ],
+    )
+    def test_all_or_nothing(self, api: TestClient, client: redis.Redis, wrong: dict[str, Any], field: str) -> None:
         good = {"task_type": "test"}
-        answer = api.post("/tasks/batch", json={"tasks": [good, {**good, "priority": 11}]})
-        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "tasks.1.priority")
-        answer = api.post("/tasks/batch", json={"tasks": [good, {**good, "requirements": {"gpu_count": 99}}]})
-        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "tasks.1.requirements.gpu_count")
+        answer = api.post("/tasks/batch", json={"tasks": [good, {**good, **wrong}]})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, f"tasks.1.{field}")
         assert messages(client) == []
 
     def test_in_order_and_once(self, api: TestClient, client: redis.Redis) -> None:
