@@ -1,6 +1,5 @@
-"""Where one task is and how it ended, for a process that is asked often: what is cheap first, nothing read whole.
-
-`details` is for a person, who asks once.
+"""Where one task is and how it ended: what is cheap first, nothing read whole. A process that is asked often keeps one
+Tracker; `find` is for who asks once.
 """
 
 from __future__ import annotations
@@ -18,27 +17,31 @@ from gpu_mesh.domain import claim
 from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.domain.queues import Band
 from gpu_mesh.domain.untyped import mapping, number
+from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services.explaining import Explainer
 from gpu_mesh.services.lookup import DEAD, DELAYED, UNSCHEDULABLE, WAITING, known_queues
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import dead, holders, journal, keys, preemption, queues, revoked
-from gpu_mesh.store.client import mapped_errors
+from gpu_mesh.store.client import check_broker, connect, mapped_errors
 from gpu_mesh.store.delays import Delays
 from gpu_mesh.store.places import Place, Places
 
-__all__ = ["ENDED", "TaskState", "Tracker"]
+__all__ = ["ENDED", "UNKNOWN", "TaskState", "Tracker", "find", "progress_of"]
 
 #: States after which nothing changes by itself.
 ENDED = states.READY_STATES | {DEAD}
 #: A task's own word of how far it is.
 PROGRESS = "PROGRESS"
+#: What is said of a task's id that nothing is known of.
+UNKNOWN = "no such task: it neither waits nor runs, and no result of it is kept (any more)"
 #: How long what the fleet looks like is taken for true, s: it explains why tasks wait.
 EXPLAINED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """One task. Times in s, stamps since the epoch; None: not known, or does not apply.
+    """One task. `state` is one of `lookup` or Celery's; times in s, stamps since the epoch; None: not known, or it does
+    not apply.
 
     `position` counts from 0 in the order in which a device that fits all of its queue would claim them.
     """
@@ -50,9 +53,12 @@ class TaskState:
     priority: int | None = None
     needs: dict[str, Any] = field(default_factory=dict)
     position: int | None = None
+    #: Why it cannot run now, or why it is a dead letter.
     why: str | None = None
     worker: str | None = None
+    #: The worker that is to take a critical task over first.
     standby: str | None = None
+    #: How often a worker was handed it.
     deliveries: int | None = None
     retries: int | None = None
     preemptions: int | None = None
@@ -61,6 +67,7 @@ class TaskState:
     started_at: float | None = None
     waited_s: float | None = None
     ran_s: float | None = None
+    #: Whether it was taken back.
     cancelled: bool = False
     progress: tuple[float, float] | None = None
     result: Any = None
@@ -75,6 +82,16 @@ class TaskState:
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready data."""
         return asdict(self)
+
+
+def find(app: celery.Celery, settings: Settings, task_id: str) -> TaskState:
+    """What is known of a task. Raises InvalidTask when nothing is, BrokerUnavailable."""
+    check_broker(settings)  # a result backend that is away would raise its own words
+    with mapped_errors(settings), connect(settings) as client:
+        found = Tracker(app, settings, client).find(task_id)
+    if found is None:
+        raise InvalidTask("task_id", task_id, UNKNOWN)
+    return found
 
 
 class Tracker:
@@ -113,7 +130,7 @@ class Tracker:
     def _active(self, found: TaskState, *, search: bool) -> TaskState | None:
         """With where it waits or runs, whatever its state says: what was given back waits although it was STARTED."""
         place = self._places.find(self._client, [found.id], search=False).get(found.id)
-        if place is None and (held := holders.held(self._client, found.id)) is not None:
+        if place is None and (held := holders.find(self._client, found.id)) is not None:
             return self._running(found, held)
         if place is None and search:
             place = self._places.find(self._client, [found.id]).get(found.id)
@@ -138,7 +155,7 @@ class Tracker:
         elif state in states.EXCEPTION_STATES:
             told["error"] = (type(value).__name__, str(value))
         elif state == PROGRESS or mapping(value):
-            told["progress"] = _progress(mapping(value))
+            told["progress"] = progress_of(value)
         return replace(found, state=state, **told)
 
     def _journalled(self, found: TaskState) -> TaskState:
@@ -150,7 +167,7 @@ class Tracker:
             told["state"] = entry.get("state") or found.state
         return replace(found, **told)
 
-    def _running(self, found: TaskState, held: holders.Running) -> TaskState:
+    def _running(self, found: TaskState, held: holders.Held) -> TaskState:
         told = _sent(found, held.headers)
         sent_at, began = number(told.sent_at), held.record.claimed_at
         return replace(
@@ -268,7 +285,8 @@ def _sent(found: TaskState, headers: Mapping[str, Any]) -> TaskState:
     )
 
 
-def _progress(info: Mapping[str, Any]) -> tuple[float, float] | None:
+def progress_of(said: object) -> tuple[float, float] | None:
     """How much is done of how much, as our tasks (`done`) and Celery's own example (`current`) tell it."""
+    info = mapping(said)
     done, total = number(info.get("done", info.get("current", 0))), number(info.get("total"))
     return None if done is None or total is None else (done, total)

@@ -13,12 +13,11 @@ from gpu_mesh.api.events.hub import Wanted
 from gpu_mesh.api.events.live import Living
 from gpu_mesh.api.events.sse import MEDIA_TYPE
 from gpu_mesh.api.problems import Fault, NotFound, Refused, responses
+from gpu_mesh.api.waiting import Waiting
 from gpu_mesh.domain.happenings import FIELDS, GROUPS
-from gpu_mesh.errors import InvalidTask
-from gpu_mesh.services import details
 from gpu_mesh.services.lookup import known_queues
-from gpu_mesh.services.outcomes import outcomes
 from gpu_mesh.services.reading import Position
+from gpu_mesh.services.tracking import UNKNOWN
 from gpu_mesh.store import streams
 from gpu_mesh.store.client import check_broker, mapped_errors
 
@@ -43,16 +42,13 @@ def _stream(description: str, example: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": description, "content": content}}
 
 
-def _known_task(task_id: TaskId, served: Served) -> str:
+def _known_task(task_id: TaskId, served: Served, waiting: Waiting) -> str:
     """The id of a task that something is known of. Raises NotFound."""
     with mapped_errors(served.settings):
         if streams.last(served.client, task_id) is not None:
             return task_id
-    if not outcomes(served.app, served.settings, [task_id]):
-        try:
-            details.find(served.app, served.settings, task_id)
-        except InvalidTask as exc:
-            raise NotFound("task_id", task_id, exc.remedy) from None
+    if waiting.tracker.find(task_id) is None:
+        raise NotFound("task_id", task_id, UNKNOWN)
     return task_id
 
 

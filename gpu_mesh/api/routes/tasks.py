@@ -14,6 +14,7 @@ from gpu_mesh.api.models.tasks import Cancellation, Task
 from gpu_mesh.api.problems import NotFound, Refused, responses
 from gpu_mesh.api.waiting import Waiting, ended_within
 from gpu_mesh.services import lookup
+from gpu_mesh.services.tracking import UNKNOWN
 
 __all__ = ["router"]
 
@@ -48,7 +49,7 @@ async def task(
         await ended_within(waiting, request, task_id, served.settings, wait)
     found = await run_in_threadpool(waiting.tracker.find, task_id)
     if found is None:
-        raise _unknown(task_id)
+        raise NotFound("task_id", task_id, UNKNOWN)
     return Task.of(found)
 
 
@@ -60,7 +61,3 @@ def cancel(served: Served, caller: Submitter, task_id: TaskId) -> Cancellation:
     if met.was == "done":
         raise Refused(409, "ended", f"task_id={task_id!r}: it has ended already, as {met.state}")
     return Cancellation(task_id=task_id, was=met.was, state=None if met.was == "unknown" else states.REVOKED)
-
-
-def _unknown(task_id: str) -> NotFound:
-    return NotFound("task_id", task_id, "it neither waits nor runs, and no result of it is kept (any more)")
