@@ -1,4 +1,4 @@
-"""Whatever is sent to the API, it answers as its OpenAPI document says, and never with an error of its own (SPEC A1)."""
+"""Whatever is sent to the API, it answers as its OpenAPI document says, never with an error of its own (SPEC A1)."""
 
 from __future__ import annotations
 
