@@ -10,7 +10,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from gpu_mesh.services.tracking import TaskState
 
-__all__ = ["Cancellation", "Failure", "Progress", "Task", "sound"]
+__all__ = ["Cancellation", "Task", "sound"]
 
 _ID = "3f0c1a52-6a1e-4b0e-9a57-5a1fa0f4b0c1"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from celery import states
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
 from gpu_mesh.api.access import Follower, Submitter
 from gpu_mesh.api.backend import Served
 from gpu_mesh.api.models.tasks import Cancellation, Task
+from gpu_mesh.api.names import TaskId
 from gpu_mesh.api.problems import NotFound, Refused, responses
 from gpu_mesh.api.waiting import Waiting, ended_within
 from gpu_mesh.services import lookup
@@ -20,17 +21,6 @@ __all__ = ["router"]
 
 router = APIRouter(tags=["tasks"])
 
-#: A task's id: what the mesh keeps of one.
-TaskId = Annotated[
-    str,
-    Path(
-        description="As the answer to its submit had it.",
-        min_length=1,
-        max_length=200,
-        pattern=r"^[!-~]+$",
-        examples=["3f0c1a52-6a1e-4b0e-9a57-5a1fa0f4b0c1"],
-    ),
-]
 WaitS = Annotated[
     float,
     Query(
