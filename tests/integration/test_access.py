@@ -10,8 +10,8 @@ import pytest
 from fastapi import Response
 from rest import served
 
+from gpu_mesh.api.bodies import DEEPEST, largest
 from gpu_mesh.api.gatekeeper import FAILED_AT_ONCE
-from gpu_mesh.api.limits import DEEPEST, largest
 from gpu_mesh.services import tokens
 from gpu_mesh.settings import settings
 from gpu_mesh.store.client import connect

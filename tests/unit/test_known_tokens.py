@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gpu_mesh.api.known import FRESH_S, STALE_S, USED_EVERY_S, WAIT_S, Known
+from gpu_mesh.api.known_tokens import FRESH_S, STALE_S, USED_EVERY_S, WAIT_S, Known
 from gpu_mesh.domain.tokens import Book
 from gpu_mesh.errors import BrokerUnavailable
 
