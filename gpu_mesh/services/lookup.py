@@ -12,9 +12,8 @@ import celery
 from celery import states
 
 from gpu_mesh.domain import claim
-from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
-from gpu_mesh.services.explaining import Explainer
+from gpu_mesh.services.explaining import UNSCHEDULABLE, WAITING, Explainer
 from gpu_mesh.services.revoking import CANCELLED, mark_revoked
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import journal, nodes, queues, revoked, server
@@ -36,9 +35,8 @@ __all__ = [
     "waiting_tasks",
 ]
 
-#: States of tasks that no worker has, beside Celery's: their turn comes; no device online fits them; not due yet; among
-#: the dead letters.
-WAITING, UNSCHEDULABLE, DELAYED, DEAD = "WAITING", "UNSCHEDULABLE", "DELAYED", "DEAD"
+#: States of tasks that no worker has, beside Celery's and those that wait: not due yet; among the dead letters.
+DELAYED, DEAD = "DELAYED", "DEAD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +132,17 @@ def _delayed_view(message: queues.Waiting, due: float, now: float, explain: Expl
 
 def _waiting_view(message: queues.Waiting, now: float, explain: Explainer) -> TaskView:
     mesh = message.mesh
-    why = explain.why(message.queue, mesh.get("needs"))
+    state, why = explain.standing(message.queue, mesh.get("needs"), was_preempted=explain.was_preempted(message))
     return TaskView(
         id=message.id or "?",
         name=str(message.headers.get("task", "?")),
         queue=message.queue,
         priority=mesh.get("priority"),
-        state=UNSCHEDULABLE if why else PREEMPTED if explain.was_preempted(message) else WAITING,
+        state=state,
         position=message.position,
         sent_at=message.sent_at,
         waited_s=None if message.sent_at is None else max(0.0, now - message.sent_at),
-        why=why or explain.closed(message.queue) or explain.held_up(message.queue, mesh.get("needs")),
+        why=why,
     )
 
 

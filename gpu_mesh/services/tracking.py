@@ -14,12 +14,11 @@ import celery
 from celery import states
 
 from gpu_mesh.domain import claim
-from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.domain.queues import Band
 from gpu_mesh.domain.untyped import mapping, number
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services.explaining import Explainer
-from gpu_mesh.services.lookup import DEAD, DELAYED, UNSCHEDULABLE, WAITING, known_queues
+from gpu_mesh.services.lookup import DEAD, DELAYED, known_queues
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import dead, holders, journal, keys, preemption, queues, revoked
 from gpu_mesh.store.client import check_broker, connect, mapped_errors
@@ -204,10 +203,7 @@ class Tracker:
         return preemption.times(self._client, [tag]).get(tag, 0)
 
     def _explain(self, found: TaskState, queue: str) -> TaskState:
-        explain = self._explainer()
-        why = explain.why(queue, found.needs)
-        state = UNSCHEDULABLE if why else PREEMPTED if found.preemptions else WAITING
-        why = why or explain.closed(queue) or explain.held_up(queue, found.needs)
+        state, why = self._explainer().standing(queue, found.needs, was_preempted=bool(found.preemptions))
         return replace(found, state=state, queue=queue, why=why)
 
     def _explainer(self) -> Explainer:

@@ -1,4 +1,4 @@
-"""Who is let in, and what is refused before a route sees it (SPEC A1, S1)."""
+"""Who is let in, and what is refused before a route sees it (SPEC A1; issue 7 §2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokens as an API process knows them, while Redis answers and while it does not."""
+"""The tokens as an API process knows them, while Redis answers and while it does not (issue 7 §2)."""
 
 from __future__ import annotations
 

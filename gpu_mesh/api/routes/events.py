@@ -84,7 +84,7 @@ async def stream(
     """What a task says, as it says it, as server-sent events; from its beginning, or behind `Last-Event-ID`."""
     if isinstance(position, str):
         return Response(status_code=204)
-    return live.response(live.follower(task_id, position).events())
+    return live.response(live.task_stream(task_id, position).events())
 
 
 def _wanted(
