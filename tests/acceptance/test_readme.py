@@ -128,7 +128,8 @@ def test_every_curl_line_works(home: Path, page: str, answers: list[str]) -> Non
     assert [answer for answer in answers if answer not in ran.stdout] == []
 
 
-def test_the_code_runs(mesh_eager: object, empty_redis: object, ollama: None, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("mesh_eager", "empty_redis", "ollama")
+def test_the_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """Every `python` block, in order, in one namespace."""
     namespace: dict[str, object] = {"__name__": "readme_tasks"}
     for block in blocks("python"):
