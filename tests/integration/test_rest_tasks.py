@@ -321,6 +321,7 @@ class TestLists:
         told = api.get("/tasks/active").json()
         assert (told["tasks"].keys(), told["total"], told["next"]) == ({*batch, late}, 4, None)
         assert told["tasks"][late]["state"] == "DELAYED"
+        assert told["tasks"][late]["sent_at"] == api.get(f"/tasks/{late}").json()["sent_at"]
         for params in ({"queue": "customer"}, {"state": "DELAYED"}, {"ids": f"{late},nothing"}):
             assert api.get("/tasks/active", params=params).json()["tasks"].keys() == {late}
         assert api.get("/tasks/active", params={"name": "other"}).json()["tasks"] == {}
