@@ -28,6 +28,8 @@ router = APIRouter(tags=["events"])
 
 #: Longer ones were made by nobody.
 MAX_CHARS = 256
+#: One event of a stream, for the OpenAPI document.
+_ITEM = {"type": "object", "properties": {name: {"type": "string"} for name in ("event", "data", "id")}}
 
 TaskId = Annotated[str, Path(description="The task's id.", max_length=MAX_CHARS, examples=["6f1c5f0e-1d5c-4c9e"])]
 LastId = Annotated[
@@ -39,7 +41,7 @@ LastId = Annotated[
 
 
 def _stream(description: str, example: str) -> dict[int | str, dict[str, Any]]:
-    content = {MEDIA_TYPE: {"schema": {"type": "string"}, "example": example}}
+    content = {MEDIA_TYPE: {"itemSchema": _ITEM, "example": example}}
     return {200: {"description": description, "content": content}}
 
 

@@ -46,7 +46,7 @@ def active(
     worker: Worker = None,
     node: Node = None,
     ids: Annotated[
-        str | None, Query(max_length=21_000, description=f"Only these tasks: up to {MAX_IDS}, with commas. Cheap.")
+        str | None, Query(max_length=7_000, description=f"Only these tasks: up to {MAX_IDS}, with commas. Cheap.")
     ] = None,
     limit: Annotated[
         int | None, Query(ge=1, le=MAX_LIMIT, description="Tasks of a page; without it all, which costs the more.")
