@@ -111,8 +111,8 @@ class Tracker:
         return None
 
     def _ended(self, found: TaskState) -> TaskState:
-        """With what is known of its last run. The result comes first: a moment later the worker writes down that it ended,
-        and lets go of its claim in the same step."""
+        """With what is known of its last run. The result comes first: a moment later the worker writes down that it
+        ended, and lets go of its claim in the same step."""
         ended = self._journalled(found)
         if ended.started_at is None:
             held = holders.held(self._client, found.id)
