@@ -126,6 +126,9 @@ def test_every_curl_line_works(home: Path, page: str, answers: list[str]) -> Non
     assert ran.returncode == 0, ran.stdout
     assert [line for line in script.splitlines() if "curl" in line and line not in ran.stdout.splitlines()] == []
     assert [answer for answer in answers if answer not in ran.stdout] == []
+    # A task that failed is a 200 too.
+    assert "FAILURE" not in ran.stdout
+    assert '"ended":false' not in ran.stdout
 
 
 @pytest.mark.usefixtures("mesh_eager", "empty_redis", "ollama")
