@@ -191,15 +191,15 @@ class _Active:
         if not message.id:
             return None
         name, priority = message.headers.get("task"), message.mesh.get("priority")
-        sent_at = message.sent_at
+        since = message.sent_at
         return Row(
             id=message.id,
             name=None if name is None else str(name),
             state=state,
             queue=message.queue,
             priority=priority if isinstance(priority, int) else None,
-            sent_at=sent_at,
-            waited_s=None if sent_at is None or state == DELAYED else max(0.0, self._now - sent_at),
+            sent_at=number(message.mesh.get("sent_at")),
+            waited_s=None if since is None or state == DELAYED else max(0.0, self._now - since),
             **told,
         )
 

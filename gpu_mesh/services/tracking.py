@@ -116,7 +116,7 @@ class Tracker:
         cancelled = revoked.contains(self._client, task_id)
         found = replace(found, cancelled=cancelled)
         if found.has_ended:
-            return self._journalled(found)
+            return self._ended(found)
         if (state := self._active(found, search=search)) is not None:
             return state
         if (state := self._dead(found)) is not None:
@@ -125,6 +125,15 @@ class Tracker:
         if ended != found or found.state != states.PENDING or cancelled:
             return ended
         return None
+
+    def _ended(self, found: TaskState) -> TaskState:
+        """With what is known of its last run. The result comes first: a moment later the worker writes down that it
+        ended, and lets go of its claim in the same step."""
+        ended = self._journalled(found)
+        if ended.started_at is None:
+            held = holders.held(self._client, found.id)
+            ended = self._journalled(found) if held is None else self._running(found, held)
+        return ended
 
     def _active(self, found: TaskState, *, search: bool) -> TaskState | None:
         """With where it waits or runs, whatever its state says: what was given back waits although it was STARTED."""

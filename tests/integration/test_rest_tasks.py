@@ -273,6 +273,22 @@ class TestOne:
             assert (answer.status_code, answer.json()["ended"]) == (200, True)
             app.backend.forget("odd")
 
+    def test_in_the_instant_of_its_end(self, api: TestClient, client: redis.Redis) -> None:
+        """Its result is there, and its worker has not yet written down that it ended: who waits for it asks then."""
+        from gpu_mesh.celery import app
+
+        task_id = sent(api, priority=8, requirements={"memory_gb": 1})
+        name = next(name for queue in GPU_QUEUES for name in list_names(queue) if client.llen(name))
+        claim = "\t".join([name, "1000000", "", "1", "", "1", "2000000", "", task_id])
+        client.hset(keys.claims("gpu0@desk"), mapping={"tag": claim, "=tag": client.lpop(name)})
+        client.zadd(keys.LEASES, {"gpu0@desk": 4e12})
+        app.backend.store_result(task_id, "done", "SUCCESS")
+        told = api.get(f"/tasks/{task_id}").json()
+        assert (told["state"], told["ended"], told["result"]) == ("SUCCESS", True, "done")
+        assert (told["worker"], told["priority"], told["started_at"]) == ("gpu0@desk", 8, 2.0)
+        assert told["requirements"]["memory_gb"] == 1
+        assert told["sent_at"] > 2.0
+
 
 def age(client: redis.Redis, name: str, raw: str, seconds: float) -> None:
     """Have a waiting message be older: in its header, and in the index."""
@@ -314,6 +330,7 @@ class TestLists:
         told = api.get("/tasks/active").json()
         assert (told["tasks"].keys(), told["total"], told["next"]) == ({*batch, late}, 4, None)
         assert told["tasks"][late]["state"] == "DELAYED"
+        assert told["tasks"][late]["sent_at"] == api.get(f"/tasks/{late}").json()["sent_at"]
         for params in ({"queue": "customer"}, {"state": "DELAYED"}, {"ids": f"{late},nothing"}):
             assert api.get("/tasks/active", params=params).json()["tasks"].keys() == {late}
         assert api.get("/tasks/active", params={"name": "other"}).json()["tasks"] == {}

@@ -43,7 +43,10 @@ class Task(BaseModel):
     name: str | None = Field(description="The task's type or name.", examples=["llm_inference"])
     queue: str | None = Field(examples=["customer"])
     priority: int | None = Field(description="0 to 10.", examples=[8])
-    requirements: dict[str, Any] = Field(description="As it was sent.", examples=[{"memory_gb": 6.0}])
+    requirements: dict[str, Any] = Field(
+        description="As it was sent, with those of its type; empty where it ended a while ago.",
+        examples=[{"memory_gb": 6.0}],
+    )
     position: int | None = Field(
         description="How many of its queue a device that fits all of them would take before it.", examples=[2]
     )
