@@ -131,7 +131,7 @@ class Tracker:
         ended, and lets go of its claim in the same step."""
         ended = self._journalled(found)
         if ended.started_at is None:
-            held = holders.held(self._client, found.id)
+            held = holders.find(self._client, found.id)
             ended = self._journalled(found) if held is None else self._running(found, held)
         return ended
 

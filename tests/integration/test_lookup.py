@@ -10,10 +10,11 @@ from sample_tasks import add
 
 from gpu_mesh import app
 from gpu_mesh.domain.claim import Rules
+from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.errors import InvalidTask
-from gpu_mesh.services import lookup, tracking
+from gpu_mesh.services import gates, lookup, task_lists, tracking
 from gpu_mesh.settings import load, settings
-from gpu_mesh.store import keys, leases, queues
+from gpu_mesh.store import keys, leases, nodes, queues
 from gpu_mesh.store.client import connect
 
 pytestmark = [
@@ -118,6 +119,32 @@ def claimed() -> str:
         record = "\t".join(["internal", now, "0", "2", "1", "critical", now, "gpu1@other", task_id])
         client.hset(keys.claims(WORKER), mapping={tag: record, f"={tag}": raw, f"+{tag}": "gpu1@grave"})
     return task_id
+
+
+def test_every_reader_says_the_same_of_one_that_waits():
+    """R2, R3, P2: the list of work, a list a page at a time and the look at one agree on its state and why it waits."""
+    made_room, misfit, paused = (
+        str(add.apply_async((1, 1), **options).id) for options in ({}, {"memory_gb": 48}, {"business": "customer"})
+    )
+    with connect(settings()) as client:
+        device = Device(name="gpu0", node="desk", kind=DeviceKind.FAKE, gpu_type="RTX 4090", memory_gb=24.0)
+        node = nodes.Node(name="desk", role="compute", host="desk", version="1", devices=(device,))
+        nodes.register(client, node, instance="i", ttl_s=60)
+        message = queues.find(client, "internal", made_room)
+        assert message is not None
+        tag = json.loads(message.raw)["properties"]["delivery_tag"]
+        client.set(keys.preempted(tag), 2)
+        client.hset(keys.AGAIN, tag, "")
+        gates.pause(settings(), "customer", by="ann")
+        rows = task_lists.active(client, settings(), task_lists.Filter(), None).rows
+    told = {task.id: (task.state, task.why) for task in lookup.waiting_tasks(settings())}
+    assert {one: (row.state, row.why) for one, row in rows.items()} == told
+    found = {one: tracking.find(app, settings(), one) for one in told}
+    assert {one: (task.state, task.why) for one, task in found.items()} == told
+    assert told[made_room] == ("PREEMPTED", None)
+    assert (told[misfit][0], told[paused][0]) == ("UNSCHEDULABLE", "WAITING")
+    assert str(told[paused][1]).startswith("customer: paused by ann")
+    assert found[made_room].preemptions == 2
 
 
 class TestDetails:
