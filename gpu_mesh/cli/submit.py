@@ -21,7 +21,7 @@ from gpu_mesh.domain.preemption import BY_RESTART, NEVER, Preemptible
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import lookup
 from gpu_mesh.services.patience import patiently
-from gpu_mesh.services.tracking import progress_of
+from gpu_mesh.services.task_state import progress_of
 from gpu_mesh.settings import settings
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.tasks.calling import check_call, known_task

@@ -14,7 +14,7 @@ from gpu_mesh.cli.output import ago, json_option, print_json, table, task_id_arg
 from gpu_mesh.domain.queues import OWN_TASKS
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import lookup, tracking
-from gpu_mesh.services.tracking import TaskState
+from gpu_mesh.services.task_state import TaskState
 from gpu_mesh.settings import settings
 
 __all__ = ["tasks"]

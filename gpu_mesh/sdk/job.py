@@ -21,7 +21,7 @@ from gpu_mesh.sdk.waiting import Look, read
 from gpu_mesh.services import lookup, tracking
 from gpu_mesh.services.following import Piece, follow
 from gpu_mesh.services.lookup import Cancelled
-from gpu_mesh.services.tracking import TaskState, progress_of
+from gpu_mesh.services.task_state import TaskState, progress_of
 from gpu_mesh.settings import settings
 
 __all__ = ["Job"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import celery
@@ -19,68 +19,19 @@ from gpu_mesh.domain.untyped import mapping, number
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services.explaining import Explainer
 from gpu_mesh.services.lookup import DEAD, DELAYED, known_queues
+from gpu_mesh.services.task_state import TaskState, progress_of
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import dead, holders, journal, keys, preemption, queues, revoked
 from gpu_mesh.store.client import check_broker, connect, mapped_errors
 from gpu_mesh.store.delays import Delays
 from gpu_mesh.store.places import Place, Places
 
-__all__ = ["ENDED", "UNKNOWN", "TaskState", "Tracker", "find", "progress_of"]
+__all__ = ["UNKNOWN", "Tracker", "find"]
 
-#: States after which nothing changes by itself.
-ENDED = states.READY_STATES | {DEAD}
-#: A task's own word of how far it is.
-PROGRESS = "PROGRESS"
 #: What is said of a task's id that nothing is known of.
 UNKNOWN = "no such task: it neither waits nor runs, and no result of it is kept (any more)"
 #: How long what the fleet looks like is taken for true, s: it explains why tasks wait.
 EXPLAINED_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class TaskState:
-    """One task. `state` is one of `lookup` or Celery's; times in s, stamps since the epoch; None: not known, or it does
-    not apply.
-
-    `position` counts from 0 in the order in which a device that fits all of its queue would claim them.
-    """
-
-    id: str
-    state: str = states.PENDING
-    name: str | None = None
-    queue: str | None = None
-    priority: int | None = None
-    needs: dict[str, Any] = field(default_factory=dict)
-    position: int | None = None
-    #: Why it cannot run now, or why it is a dead letter.
-    why: str | None = None
-    worker: str | None = None
-    #: The worker that is to take a critical task over first.
-    standby: str | None = None
-    #: How often a worker was handed it.
-    deliveries: int | None = None
-    retries: int | None = None
-    preemptions: int | None = None
-    sent_at: float | None = None
-    due_at: float | None = None
-    started_at: float | None = None
-    waited_s: float | None = None
-    ran_s: float | None = None
-    #: Whether it was taken back.
-    cancelled: bool = False
-    progress: tuple[float, float] | None = None
-    result: Any = None
-    #: Type and message.
-    error: tuple[str, str] | None = None
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it is over."""
-        return self.state in ENDED
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready data."""
-        return asdict(self)
 
 
 def find(app: celery.Celery, settings: Settings, task_id: str) -> TaskState:
@@ -162,7 +113,7 @@ class Tracker:
             told["result"] = value
         elif state in states.EXCEPTION_STATES:
             told["error"] = (type(value).__name__, str(value))
-        elif state == PROGRESS or mapping(value):
+        else:
             told["progress"] = progress_of(value)
         return replace(found, state=state, **told)
 
@@ -288,10 +239,3 @@ def _sent(found: TaskState, headers: Mapping[str, Any]) -> TaskState:
         retries=retries if isinstance(retries, int) else found.retries,
         sent_at=number(mesh.get("sent_at")),
     )
-
-
-def progress_of(said: object) -> tuple[float, float] | None:
-    """How much is done of how much, as our tasks (`done`) and Celery's own example (`current`) tell it."""
-    info = mapping(said)
-    done, total = number(info.get("done", info.get("current", 0))), number(info.get("total"))
-    return None if done is None or total is None else (done, total)

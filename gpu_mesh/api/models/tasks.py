@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, Field
 from pydantic_core import PydanticSerializationError, to_json
 
-from gpu_mesh.services.tracking import TaskState
+from gpu_mesh.services.task_state import TaskState
 
 __all__ = ["Cancellation", "Task", "sound"]
 
