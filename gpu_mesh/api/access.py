@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -24,12 +24,13 @@ __all__ = [
     "Submitter",
     "by",
     "let_in",
+    "still_in",
 ]
 
 #: Answered to everybody, without a token: they tell nothing of what the mesh does.
 OPEN_PATHS = frozenset(("/", "/health", "/ready", "/openapi.json"))
 REALM = 'Bearer realm="gpu-mesh"'
-_CALLER = "gpu_mesh.caller"
+_CALLER, _STILL = "gpu_mesh.caller", "gpu_mesh.still"
 #: Only for the OpenAPI document: the gatekeeper has read the token by then.
 _scheme = HTTPBearer(
     scheme_name="token",
@@ -52,9 +53,14 @@ class Caller:
 LOCAL_CALLER = Caller(LOCAL, frozenset(Role))
 
 
-def let_in(scope: MutableMapping[str, Any], caller: Caller) -> None:
-    """Say who makes the request."""
-    scope[_CALLER] = caller
+def let_in(scope: MutableMapping[str, Any], caller: Caller, still: Callable[[], Awaitable[bool]]) -> None:
+    """Say who makes the request, and how to learn whether who made it would be let in still."""
+    scope[_CALLER], scope[_STILL] = caller, still
+
+
+async def still_in(scope: MutableMapping[str, Any]) -> bool:
+    """Whether who made the request would be let in still: for answers that go on and on."""
+    return _STILL not in scope or bool(await scope[_STILL]())
 
 
 def _admits(*roles: Role) -> Callable[..., Coroutine[Any, Any, Caller]]:

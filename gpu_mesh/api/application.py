@@ -70,6 +70,8 @@ def create(settings: Settings) -> FastAPI:
         # Those load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # Behind a proxy that speaks TLS it would send tokens on in the clear.
+        redirect_slashes=False,
         openapi_tags=[{"name": name, "description": words} for name, words in TAGS.items()],
         # Short names of operations, for those who generate a client.
         generate_unique_id_function=lambda route: route.name,

@@ -17,18 +17,20 @@ logger = logging.getLogger(__name__)
 
 #: Methods that change nothing.
 READERS = ("GET", "HEAD", "OPTIONS")
+#: What comes by the hundred a second; it would roll the log over within the hour.
+SENDERS = ("/tasks/submit", "/tasks/batch")
 #: Where a task's id stands, in a path or in where a new one is.
 _TASK = re.compile(r"/tasks/([^/]+)")
 
 
-def recorded(caller: Caller, action: str, /, **about: object) -> None:
+def recorded(caller: Caller, action: str, /, level: int = logging.INFO, **about: object) -> None:
     """Log that `caller` did `action` (`submit`, `pause`) about things such as `task=…`; what is None is left out.
 
     `task` names the line's task, so that `gpu-mesh logs --task` finds it."""
     said = {name: _shown(value) for name, value in about.items() if value not in (None, False, ())}
     words = " ".join([action, *(f"{name}={value}" for name, value in said.items())])
     task = {"task": said["task"]} if "task" in said else {}
-    logger.info("%s: %s", caller.name, words, extra={"action": "request", "user": caller.name, **task})
+    logger.log(level, "%s: %s", caller.name, words, extra={"action": "request", "user": caller.name, **task})
 
 
 def watched(scope: Scope, caller: Caller, send: Send) -> Send:
@@ -40,8 +42,10 @@ def watched(scope: Scope, caller: Caller, send: Send) -> Send:
         if message["type"] == "http.response.start" and message["status"] < 400:
             places = [scope["path"]]
             places += [value.decode("latin-1") for name, value in message.get("headers", []) if name == b"location"]
-            found = _TASK.fullmatch(places[-1])
-            recorded(caller, f"{scope['method']} {_shown(scope['path'])}", task=found[1] if found else None)
+            found = None if places[-1] in SENDERS else _TASK.fullmatch(places[-1])
+            level = logging.DEBUG if places[0] in SENDERS and scope["method"] == "POST" else logging.INFO
+            told = f"{scope['method']} {_shown(scope['path'])}"
+            recorded(caller, told, level=level, task=found[1] if found else None)
         await send(message)
 
     return sending

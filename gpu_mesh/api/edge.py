@@ -71,6 +71,11 @@ class Edge:
             raise Refused(431, "request-header-fields-too-large", detail)
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_TARGET:
             raise Refused(414, "uri-too-long", f"path and query: at most {LONGEST_TARGET} bytes together")
+        if header(scope, b"transfer-encoding") and header(scope, b"content-length"):
+            # A proxy that goes by the other one sees another request here (RFC 9112 6.3).
+            raise Refused(400, "bad-request", "Transfer-Encoding or Content-Length, not both")
+        if len(header(scope, b"idempotency-key")) > 1:
+            raise Refused(400, "bad-request", "Idempotency-Key: one, not several")
         if self._busy > self._most and scope["path"] != LIVENESS:
             detail = f"{self._most} requests are being answered (GPU_MESH_API_MAX_REQUESTS); try again"
             raise Refused(503, "busy", detail, headers={"Retry-After": "1"})

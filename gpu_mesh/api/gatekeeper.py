@@ -6,6 +6,8 @@ import ipaddress
 import logging
 import math
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -47,16 +49,16 @@ class Gatekeeper:
         """Let the request through, or answer it."""
         if scope["type"] == "http":
             try:
-                caller = await self._let_in(scope)
+                found = await self._let_in(scope)
             except (Refused, MeshError) as exc:
                 await refuse(scope, receive, send, exc)
                 return
-            if caller is not None:
-                let_in(scope, caller)
-                send = watched(scope, caller, send)
+            if found is not None:
+                let_in(scope, *found)
+                send = watched(scope, found[0], send)
         await self._app(scope, receive, send)
 
-    async def _let_in(self, scope: Scope) -> Caller | None:
+    async def _let_in(self, scope: Scope) -> tuple[Caller, Callable[[], Awaitable[bool]]] | None:
         if scope["path"] in OPEN_PATHS:
             self._count(_address(scope))
             return None
@@ -65,7 +67,7 @@ class Gatekeeper:
         if not self._elsewhere and not tokens.is_closed:
             _check_host(scope)
             self._count(LOCAL_CALLER.name)
-            return LOCAL_CALLER
+            return LOCAL_CALLER, partial(_is_still_in, tokens, None)
         if (shown := _shown(scope)) is None:
             raise self._refused(scope, "needs a token: `Authorization: Bearer gpumesh_…`", REALM)
         token = known(book.tokens, shown, now)
@@ -73,7 +75,7 @@ class Gatekeeper:
             raise self._refused(scope, "this token is not known, revoked or over", f'{REALM}, error="invalid_token"')
         self._count(token.id)
         tokens.used(token.id)
-        return Caller(token.name, token.roles)
+        return Caller(token.name, token.roles), partial(_is_still_in, tokens, token.id)
 
     async def _book(self, scope: Scope, tokens: Known) -> tuple[Book, float]:
         try:
@@ -104,6 +106,18 @@ class Gatekeeper:
         )
         detail = f"{why}; `gpu-mesh token create NAME --role …` makes one"
         return Refused(401, "unauthorized", detail, headers={"WWW-Authenticate": challenge})
+
+
+async def _is_still_in(tokens: Known, token_id: str | None) -> bool:
+    """Whether that token is good still; None: whether none is needed. While Redis is away nobody is turned out."""
+    try:
+        book, now = await tokens.book()
+    except BrokerUnavailable:
+        return True
+    if token_id is None:
+        return not tokens.is_closed
+    token = book.tokens.get(token_id)
+    return token is not None and not token.is_over(now)
 
 
 def _too_many(wait_s: float, why: str) -> Refused:

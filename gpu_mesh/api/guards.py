@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,6 +14,7 @@ from gpu_mesh.api.edge import Edge
 from gpu_mesh.api.gatekeeper import Gatekeeper
 from gpu_mesh.api.known_tokens import Known
 from gpu_mesh.domain.tokens import Book
+from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import tokens
 from gpu_mesh.store.client import mapped_errors
@@ -39,6 +41,8 @@ def known_tokens(settings: Settings, client: Any) -> Known:
     def ask(used: Collection[str]) -> Book:
         with mapped_errors(settings):
             book = tokens.book(client)
+        # A Redis that is full takes no marks: that must turn nobody away.
+        with suppress(BrokerUnavailable), mapped_errors(settings):
             tokens.mark_used(client, used, book.now)
         return book
 

@@ -8,6 +8,7 @@ from types import FrameType
 
 import uvicorn
 
+from gpu_mesh.api import waiting
 from gpu_mesh.api.application import create
 from gpu_mesh.api.edge import LARGEST_HEAD
 from gpu_mesh.api.events import live
@@ -19,7 +20,7 @@ __all__ = ["serve"]
 
 logger = logging.getLogger(__name__)
 
-#: How long requests that wait may go on after a stop is asked for, s.
+#: How long requests may go on after a stop is asked for, s; waits and streams end at once.
 STOP_S = 5
 #: Requests that wait to be accepted.
 BACKLOG = 1024
@@ -48,6 +49,7 @@ class _Server(uvicorn.Server):
         if hasattr(self, "_told"):
             self._loop.call_soon_threadsafe(self._told.set)
             self._loop.call_soon_threadsafe(live.stop, self.config.app)
+            self._loop.call_soon_threadsafe(waiting.stop, self.config.app)
 
 
 def serve(settings: Settings) -> None:

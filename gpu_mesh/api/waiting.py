@@ -19,7 +19,7 @@ from gpu_mesh.services.tracking import Tracker
 from gpu_mesh.settings import Settings
 from gpu_mesh.store.ends import Ends
 
-__all__ = ["Waiter", "Waiting", "ended_within", "waiter"]
+__all__ = ["Waiter", "Waiting", "ended_within", "stop", "waiter"]
 
 #: Between two tries to ask a Redis that is away, s.
 RETRY_S = 1.0
@@ -30,6 +30,8 @@ class Waiter:
 
     def __init__(self, tracker: Tracker, ends: Ends) -> None:
         self.tracker, self.ends = tracker, ends
+        #: Whether the server stops: then nobody waits any more.
+        self.stopping = asyncio.Event()
 
 
 @contextmanager
@@ -52,6 +54,13 @@ def waiter(backend: Backend) -> Iterator[Waiter]:
         ends.close()
 
 
+def stop(api: Any) -> None:
+    """Have all who wait answered now, by an API that stops; on the event loop."""
+    found = getattr(getattr(api, "state", None), "waiter", None)
+    if found is not None:
+        found.stopping.set()
+
+
 def _waiter(request: Request) -> Waiter:
     found: Waiter = request.app.state.waiter
     return found
@@ -64,7 +73,8 @@ Waiting = Annotated[Waiter, Depends(_waiter)]
 async def ended_within(
     waiting: Waiter, request: Request, task_id: str, settings: Settings, wait_s: float
 ) -> TaskState | None:
-    """Wait until the task ends, its time is over, or the client hangs up. A task that is not known is not waited for.
+    """Wait until the task ends, its time is over, the client hangs up, or the server stops. A task that is not known is
+    not waited for.
 
     Through a Redis that is away for a moment it waits on.
     """
@@ -74,25 +84,25 @@ async def ended_within(
     def tell() -> None:
         loop.call_soon_threadsafe(told.set)
 
-    gone = asyncio.ensure_future(_hung_up(request))
+    gone, stopped = asyncio.ensure_future(_hung_up(request)), asyncio.ensure_future(waiting.stopping.wait())
     waiting.ends.watch(task_id, tell)
     try:
         while True:
             told.clear()
             found, is_away = await _look(waiting, task_id)
             left = deadline - time.monotonic()
-            if left <= 0 or gone.done() or (not is_away and (found is None or found.has_ended)):
+            if left <= 0 or gone.done() or stopped.done() or (not is_away and (found is None or found.has_ended)):
                 return found
             heard = asyncio.ensure_future(told.wait())
+            left = min(left, RETRY_S) if is_away else left
             try:
-                await asyncio.wait(
-                    {heard, gone}, timeout=min(left, RETRY_S) if is_away else left, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait({heard, gone, stopped}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 heard.cancel()
     finally:
         waiting.ends.forget(task_id, tell)
         gone.cancel()
+        stopped.cancel()
 
 
 async def _look(waiting: Waiter, task_id: str) -> tuple[TaskState | None, bool]:

@@ -198,8 +198,12 @@ def cancel(app: celery.Celery, settings: Settings, task_id: str) -> Cancelled:
                 mark_revoked(app, message.raw, message.headers)
                 return Cancelled("waiting")
         runs = any(entry.get("id") == task_id for entry in journal.running(client))
+        over = {} if runs else journal.ended(client, task_id)
+    if state == states.PENDING and over.get("state") in states.READY_STATES:
+        return Cancelled("done", over["state"])
     app.control.revoke(task_id, terminate=True)
-    if state == states.PENDING:
+    # Of a task that keeps no result, the claim alone says that it runs.
+    if state == states.PENDING and not runs:
         return Cancelled("unknown")
     if not runs:
         # Its parts run under ids of their own. Whoever ends it writes the same once more, and tells chords.

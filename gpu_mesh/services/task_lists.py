@@ -191,7 +191,7 @@ class _Active:
         if not message.id:
             return None
         name, priority = message.headers.get("task"), message.mesh.get("priority")
-        since = message.sent_at
+        since = message.sent_at  # or was due
         return Row(
             id=message.id,
             name=None if name is None else str(name),

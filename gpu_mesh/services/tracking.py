@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +61,15 @@ class Tracker:
         with mapped_errors(self._settings):
             # What moves on while we look is met at the second look.
             return self._find(task_id) or self._find(task_id, search=False)
+
+    def find_all(self, task_ids: Iterable[str]) -> dict[str, TaskState]:
+        """What is known of each, without those of which nothing is. What waits is searched once for all of them."""
+        with mapped_errors(self._settings):
+            looks = {task_id: self._find(task_id, search=False) for task_id in task_ids}
+            if missing := [task_id for task_id, found in looks.items() if found is None]:
+                self._places.find(self._client, missing)
+                looks |= {task_id: self._find(task_id, search=False) for task_id in missing}
+        return {task_id: found for task_id, found in looks.items() if found is not None}
 
     def _find(self, task_id: str, *, search: bool = True) -> TaskState | None:
         found = self._told(TaskState(id=task_id))

@@ -85,7 +85,8 @@ def drop(client: redis.Redis, letter: DeadLetter) -> bool:
 
 def _move(client: redis.Redis, letter: DeadLetter, *, back: bool) -> bool:
     # Back first: a crash in between leaves it in both places, not in none.
-    pipe = client.pipeline()
+    # No transaction where it is only dropped: a Redis that is full refuses those as a whole.
+    pipe = client.pipeline(transaction=back)
     if back:
         pipe.lpush(letter.name, letter.envelope)
     pipe.lrem(keys.DEAD, 1, letter.text)

@@ -43,7 +43,7 @@ class Delays:
 
 
 def _message(client: redis.Redis, tag: str) -> tuple[Waiting, float] | None:
-    pipe = client.pipeline()
+    pipe = client.pipeline(transaction=False)  # a transaction would be refused by a Redis that is full
     pipe.zscore(keys.DELAYED, tag)
     pipe.hget(keys.LATER, tag)
     due, kept = pipe.execute()

@@ -155,7 +155,8 @@ def _scored(pairs: Any) -> list[tuple[str, float]]:
 def remove_delayed(client: redis.Redis, message: Waiting) -> bool:
     """Take a message out whose time has not come; False when it came meanwhile."""
     tag = json.loads(message.raw)["properties"]["delivery_tag"]
-    pipe = client.pipeline()
+    # No transaction, which a Redis that is full refuses: this is how room is made.
+    pipe = client.pipeline(transaction=False)
     pipe.zrem(keys.DELAYED, tag)
     pipe.hdel(keys.LATER, tag)
     return bool(pipe.execute()[0])

@@ -39,7 +39,8 @@ def put(client: redis.Redis, token: Token) -> None:
 
 def remove(client: redis.Redis, token_id: str) -> bool:
     """Forget a token. False where there was none."""
-    pipe = client.pipeline(transaction=True)
+    # No transaction: a Redis that is full refuses those as a whole.
+    pipe = client.pipeline(transaction=False)
     pipe.hdel(keys.TOKENS, token_id)
     pipe.hdel(keys.TOKENS_USED, token_id)
     return bool(pipe.execute()[0])
@@ -62,7 +63,9 @@ def reopen(client: redis.Redis) -> bool:
 
 def book(client: redis.Redis) -> Book:
     """All there is, in one round trip. What is broken is left out."""
-    pipe = client.pipeline(transaction=True)
+    # No transaction: a Redis that is full refuses those as a whole. Where one is made or the last one goes meanwhile, a
+    # token is needed for a moment longer.
+    pipe = client.pipeline(transaction=False)
     pipe.hgetall(keys.TOKENS)
     pipe.get(keys.TOKENS_NEEDED)
     pipe.time()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from pathlib import Path
 
 import pytest
-from fastapi import Response
+from fastapi import Request, Response
 from rest import served
 
+from gpu_mesh.api.access import still_in
 from gpu_mesh.api.bodies import DEEPEST, largest
 from gpu_mesh.api.gatekeeper import FAILED_AT_ONCE
 from gpu_mesh.services import tokens
@@ -125,6 +127,26 @@ class TestTokens:
             client.hset("gpumesh:tokens", made.id, words)
         assert _is_problem(shut.get(READ, headers={"Authorization": f"Bearer {shown}"}), 401, "unauthorized")
 
+    @pytest.mark.parametrize("change", ["revoke", "the first one is made"])
+    def test_who_listens_is_turned_out(self, broker, change):
+        """Whoever would not be let in any more hears nothing more."""
+        header = _bearer("read", name="listener") if change == "revoke" else {}
+        with served() as rest:
+
+            @rest.app.get("/long")
+            async def long(request: Request) -> bool:
+                was_in = await still_in(request.scope)
+                if change == "revoke":
+                    await asyncio.to_thread(tokens.revoke, settings(), "listener")
+                else:
+                    await asyncio.to_thread(tokens.create, settings(), "first", ["read"])
+                async with asyncio.timeout(10):
+                    while await still_in(request.scope):
+                        await asyncio.sleep(0.01)
+                return was_in
+
+            assert rest.get("/long", headers=header).json() is True
+
     def test_the_last_use_is_kept(self, broker):
         header = _bearer("read")
         with served() as rest:
@@ -143,6 +165,23 @@ class TestTokens:
                 assert _is_problem(found, 503, "broker-unavailable")
                 assert int(found.headers["retry-after"]) > 0
             assert rest.get("/health").status_code == 200
+
+    def test_a_full_redis_turns_nobody_away(self, broker):
+        """Whoever looks after the mesh must get in to see that it is full; and a token can be revoked."""
+        header, other = _bearer("admin", name="ops"), _bearer("read", name="lost")
+        with connect(settings()) as client, served() as rest:
+            before = client.config_get("maxmemory")["maxmemory"]
+            client.config_set("maxmemory", 1)
+            try:
+                found = [rest.get(path, headers=header) for path in (READ, "/mesh/status", "/tasks/active", "/alerts")]
+                full = rest.post("/tasks/submit", json={"task_type": "test"}, headers=header)
+                tokens.revoke(settings(), "lost")
+            finally:
+                client.config_set("maxmemory", before)
+        assert [one.status_code for one in found] == [200] * 4
+        assert (full.status_code, "is full" in full.json()["detail"]) == (503, True)
+        with served() as rest:
+            assert rest.get(READ, headers=other).status_code == 401
 
 
 def _operations(rest):
@@ -275,6 +314,21 @@ class TestBounds:
             assert _is_problem(rest.get(READ, headers=headers), 431, "request-header-fields-too-large")
         assert _is_problem(rest.get(f"/queues?a={'x' * 9000}"), 414, "uri-too-long")
 
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            [("Content-Type", "application/json"), ("Transfer-Encoding", "chunked"), ("Content-Length", "2")],
+            [("Idempotency-Key", "a"), ("Idempotency-Key", "b")],
+        ],
+    )
+    def test_what_each_reader_understands_in_his_own_way(self, rest, headers):
+        """A proxy before it would see another request (RFC 9112 6.3); and which of two keys it is nobody knows."""
+        assert _is_problem(rest.post(CHANGE, content=b"{}", headers=headers), 400, "bad-request")
+
+    def test_it_sends_nobody_elsewhere(self, shut):
+        """Behind a proxy that speaks TLS the way there would be in the clear, token and all."""
+        assert _is_problem(shut.get(READ + "/", headers=_bearer("read")), 404, "not-found")
+
     def test_more_at_once_than_is_answered(self, broker):
         """Whoever watches the process is answered all the same."""
         with served(api_max_requests=0) as rest:
@@ -335,6 +389,19 @@ class TestRecord:
                 rest.put("/tasks/a%0Ab")
         found = [(record.getMessage(), record.__dict__.get("task")) for record in self._lines(caplog)]
         assert found == [("local: POST /a task=abc", "abc"), ("local: PUT /tasks/a?b task=a?b", "a?b")]
+
+    def test_tasks_that_are_sent_do_not_drown_the_rest(self, rest, caplog):
+        """At hundreds a second they would: their lines are of the level DEBUG."""
+        with caplog.at_level(logging.DEBUG):
+            task = rest.post("/tasks/submit", json={"task_type": "test"}).json()["task_id"]
+            rest.post("/tasks/batch", json={"tasks": [{"task_type": "test"}]})
+            rest.delete(f"/tasks/{task}")
+        found = [(record.levelno, record.getMessage()) for record in self._lines(caplog)]
+        assert found == [
+            (logging.DEBUG, f"local: POST /tasks/submit task={task}"),
+            (logging.DEBUG, "local: POST /tasks/batch"),
+            (logging.INFO, f"local: DELETE /tasks/{task} task={task}"),
+        ]
 
 
 class TestFailures:

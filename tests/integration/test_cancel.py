@@ -111,6 +111,16 @@ class TestServed:
         ended = {task.id: task for task in lookup.finished_tasks(settings(), 10)}
         assert (ended[sent.id].state, ended[sent.id].worker) == (states.REVOKED, A40)
 
+    def test_that_keeps_no_result(self, tmp_path: Path):
+        """Its claim says that it runs, the journal that it ended: the result backend says neither."""
+        sent = held(tmp_path / "held", ignore_result=True)
+        assert cancel(sent.id) == Cancelled("running")
+        (tmp_path / "held").unlink()
+        wait_for(lambda: not lookup.running_tasks(settings()), "the run to end")
+        sent = at.apply_async(ignore_result=True)
+        wait_for(lambda: sent.id in {task.id for task in lookup.finished_tasks(settings(), 10)}, "the task to end")
+        assert cancel(sent.id) == Cancelled("done", states.SUCCESS)
+
     def test_waiting_behind_others(self, tmp_path: Path):
         """Both devices are busy: what waits is taken back without a worker's help, and never runs."""
         holding = [held(tmp_path / name) for name in ("one", "other")]

@@ -135,10 +135,13 @@ class TestSubmit:
 
     def test_a_full_redis(self, api: TestClient, client: redis.Redis) -> None:
         """503 that names it; the key is free again."""
+        late = sent(api, countdown=600)
         before = client.config_get("maxmemory")["maxmemory"]
         client.config_set("maxmemory", 1)
         try:
             answers = [submit(api, "full"), submit(api)]
+            assert api.delete(f"/tasks/{late}").status_code == 503  # that it was taken back cannot be kept
+            assert api.get(f"/tasks/{late}").json()["state"] == "DELAYED"
         finally:
             client.config_set("maxmemory", before)
         assert [answer.status_code for answer in answers] == [503, 503]
@@ -244,6 +247,8 @@ class TestOne:
         found = api.get(f"/tasks/{late}").json()
         assert (found["state"], found["position"]) == ("DELAYED", None)
         assert found["due_at"] > found["sent_at"] + 599
+        listed = api.get("/tasks/active").json()["tasks"][late]
+        assert (listed["sent_at"], listed["due_at"]) == (found["sent_at"], found["due_at"])
         raw = json.dumps({"headers": {"id": "theirs", "task": "old.task"}, "properties": {"delivery_tag": "t"}})
         client.lpush("internal:6", raw)
         assert api.get("/tasks/theirs").json()["name"] == "old.task"
@@ -334,6 +339,19 @@ class TestLists:
         for params in ({"queue": "customer"}, {"state": "DELAYED"}, {"ids": f"{late},nothing"}):
             assert api.get("/tasks/active", params=params).json()["tasks"].keys() == {late}
         assert api.get("/tasks/active", params={"name": "other"}).json()["tasks"] == {}
+
+    def test_what_waits_is_searched_once_for_all_that_are_named(self, api: TestClient, client: redis.Redis) -> None:
+        """A client that asks for what is long gone must not have Redis read the backlog for each of them."""
+        first, *ids = (sent(api, args=[n]) for n in range(5))
+
+        def searches(named: list[str]) -> int:
+            client.config_resetstat()
+            found = api.get("/tasks/active", params={"ids": ",".join(named)}).json()["tasks"]
+            assert set(found) == set(named) & {first, *ids}
+            return int(client.info("commandstats")["cmdstat_zscan"]["calls"])
+
+        one = searches(["gone", first])
+        assert searches([f"gone-{n}" for n in range(40)] + ids) == one
 
     def test_what_ended_is_gone_and_in_the_other_list(self, api: TestClient, client: redis.Redis) -> None:
         """Newest first, by page, while more end."""

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from gpu_mesh.api.access import LOCAL_CALLER, let_in
 from gpu_mesh.api.events.sse import IDLE, EventStream, encode
 
 #: Of a test, s.
@@ -71,6 +72,29 @@ def test_it_ends_with_its_source():
         await serve(Source(encode("done", {"a": 1}), ends=True), connection, asyncio.Event())
         assert connection.sent[0]["status"] == 200
         assert b'event: done\ndata: {"a": 1}\n\n' in connection.body
+        assert connection.sent[-1]["more_body"] is False
+
+    asyncio.run(test())
+
+
+def test_it_ends_with_its_clients_token():
+    """A token that is revoked lets nobody listen on."""
+
+    async def test() -> None:
+        connection, source, scope = Connection(), Source(), {}
+        answers = [True, True, False]
+
+        async def is_good() -> bool:
+            return answers.pop(0)
+
+        let_in(scope, LOCAL_CALLER, is_good)
+        response = EventStream(
+            source.events, held=contextlib.nullcontext(), stopping=asyncio.Event().wait, admitted_every_s=0.0
+        )
+        await asyncio.wait_for(response(scope, connection.receive, connection.send), LIMIT_S)
+        assert answers == []
+        assert source.closed.is_set()
+        assert connection.body.endswith(b": this token is of no use any more\n\n")
         assert connection.sent[-1]["more_body"] is False
 
     asyncio.run(test())

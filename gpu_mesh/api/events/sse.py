@@ -17,11 +17,15 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gpu_mesh.api.access import still_in
+
 __all__ = ["IDLE", "KEEP_ALIVE_S", "MEDIA_TYPE", "EventStream", "comment", "encode"]
 
 MEDIA_TYPE = "text/event-stream"
 #: After so long without an event a comment keeps proxies from closing the connection, s.
 KEEP_ALIVE_S = 15.0
+#: How often it is looked whether the client's token is good still, s.
+ADMITTED_EVERY_S = 1.0
 #: How long the last words of a server that stops may take, s.
 FAREWELL_S = 0.5
 #: When a client that lost its connection is to come again, ms.
@@ -46,7 +50,7 @@ def comment(text: str) -> bytes:
 
 class EventStream(Response):
     """`source` gives encoded events, and IDLE every few seconds while it has none. `held` is entered while it runs;
-    `stopping` ends once the server stops."""
+    `stopping` ends once the server stops. Ends too when who asked would not be let in any more."""
 
     media_type = MEDIA_TYPE
 
@@ -57,11 +61,12 @@ class EventStream(Response):
         held: AbstractContextManager[object],
         stopping: Callable[[], Awaitable[object]],
         keep_alive_s: float = KEEP_ALIVE_S,
+        admitted_every_s: float = ADMITTED_EVERY_S,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._source, self._held, self._stopping = source, held, stopping
-        self._keep_alive_s = keep_alive_s
+        self._keep_alive_s, self._admitted_every_s = keep_alive_s, admitted_every_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -80,12 +85,20 @@ class EventStream(Response):
             last = comment("the server stops")
             group.cancel_scope.cancel()
 
+        async def turn_out() -> None:
+            nonlocal last
+            while await still_in(scope):
+                await anyio.sleep(self._admitted_every_s)
+            last = comment("this token is of no use any more")
+            group.cancel_scope.cancel()
+
         with self._held:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
                 async with anyio.create_task_group() as group:
                     group.start_soon(hang_up)
                     group.start_soon(stop)
+                    group.start_soon(turn_out)
                     await self._pump(send)
                     group.cancel_scope.cancel()
             finally:

@@ -90,9 +90,8 @@ def _named(waiting: Waiting, ids: str, wanted: Filter) -> Page:
     if len(names) > MAX_IDS:
         raise Invalid("ids", f"{len(names)} of them", f"at most {MAX_IDS}")
     rows: dict[str, Row] = {}
-    for name in names:
-        found = waiting.tracker.find(name)
-        if found is not None and not found.has_ended:
+    for name, found in waiting.tracker.find_all(names).items():
+        if not found.has_ended:
             told: dict[str, Any] = found.to_dict()
             row = Row(**{item.name: told[item.name] for item in fields(Row) if item.name in told})
             if wanted.takes(row):
