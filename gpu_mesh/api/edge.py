@@ -11,7 +11,7 @@ from gpu_mesh.api.refusing import header, refuse
 from gpu_mesh.errors import VALUE_SHOWN
 from gpu_mesh.settings import Settings
 
-__all__ = ["LARGEST_HEAD", "LONGEST_TARGET", "MOST_HEADERS", "Edge"]
+__all__ = ["LARGEST_HEAD", "Edge"]
 
 #: Names and values of all headers, bytes; how many; and path and query, bytes.
 LARGEST_HEAD, MOST_HEADERS, LONGEST_TARGET = 16_384, 100, 8192

@@ -10,7 +10,7 @@ from gpu_mesh.domain.windows import Period, Phase
 from gpu_mesh.services.drains import Drained
 from gpu_mesh.services.health_views import DeviceVitals, HealthView, NodeVitals
 from gpu_mesh.services.snapshot import DeviceView, NodeView, QueueView
-from gpu_mesh.services.stats import DeviceReport, ModelReport, NodeReport, QueueReport, Report, Times
+from gpu_mesh.services.stats_views import DeviceReport, ModelReport, NodeReport, QueueReport, Report, Times
 from gpu_mesh.services.windows import Today
 from gpu_mesh.store.windows import Plan
 

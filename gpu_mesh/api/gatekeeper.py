@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gpu_mesh.api.access import LOCAL_CALLER, OPEN_PATHS, REALM, Caller, let_in
 from gpu_mesh.api.audit import watched
-from gpu_mesh.api.known import Known
+from gpu_mesh.api.known_tokens import Known
 from gpu_mesh.api.problems import Refused
 from gpu_mesh.api.refusing import header, refuse
 from gpu_mesh.domain.rates import Rates
@@ -36,7 +36,7 @@ BURST_S = 2.0
 
 
 class Gatekeeper:
-    """Middleware. The app's state holds `known`, see known.py."""
+    """Middleware. The app's state holds `known`, see known_tokens.py."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app

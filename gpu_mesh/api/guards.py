@@ -9,10 +9,10 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from gpu_mesh.api.bodies import Bodies
 from gpu_mesh.api.edge import Edge
 from gpu_mesh.api.gatekeeper import Gatekeeper
-from gpu_mesh.api.known import Known
-from gpu_mesh.api.limits import Bodies
+from gpu_mesh.api.known_tokens import Known
 from gpu_mesh.domain.tokens import Book
 from gpu_mesh.errors import BrokerUnavailable
 from gpu_mesh.settings import Settings

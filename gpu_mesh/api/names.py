@@ -11,7 +11,7 @@ from fastapi import Path, Query
 from gpu_mesh.api.problems import NotFound
 from gpu_mesh.errors import InvalidValue
 
-__all__ = ["After", "Limit", "NodeName", "QueueName", "WorkerName", "page", "path_name"]
+__all__ = ["After", "Limit", "NodeName", "QueueName", "TaskId", "WorkerName", "page", "path_name"]
 
 T = TypeVar("T")
 
@@ -36,6 +36,18 @@ WorkerName = Annotated[
         description="A node, or a device of one.",
         examples=["gpu0@office"],
         pattern=r"^[A-Za-z0-9._@-]+$",
+    ),
+]
+
+#: What the mesh keeps of one.
+TaskId = Annotated[
+    str,
+    Path(
+        min_length=1,
+        max_length=LONGEST,
+        description="A task, by the id that the answer to its submit had.",
+        examples=["3f0c1a52-6a1e-4b0e-9a57-5a1fa0f4b0c1"],
+        pattern=r"^[!-~]+$",
     ),
 ]
 

@@ -28,6 +28,7 @@ from gpu_mesh.errors import (
 __all__ = [
     "MEDIA_TYPE",
     "Fault",
+    "Invalid",
     "NotFound",
     "Problem",
     "Refused",
@@ -93,6 +94,14 @@ class NotFound(Refused):
         super().__init__(
             404, "not-found", f"{field}={_shown(value)!r}: {remedy}", faults=[_fault(field, value, remedy)]
         )
+
+
+class Invalid(Refused):
+    """A parameter or header holds what it must not."""
+
+    def __init__(self, field: str, value: object, remedy: str, kind: str = "invalid-request") -> None:
+        fault = _fault(field, value, remedy)
+        super().__init__(422, kind, _told(fault), faults=[fault])
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

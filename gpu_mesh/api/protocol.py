@@ -14,7 +14,7 @@ from gpu_mesh.api.edge import LARGEST_HEAD
 from gpu_mesh.api.problems import Refused
 from gpu_mesh.settings import Settings
 
-__all__ = ["SPARE", "Protocol", "protocol"]
+__all__ = ["Protocol", "protocol"]
 
 #: Connections beyond those whose requests are answered: idle ones, and those that are refused.
 SPARE = 128

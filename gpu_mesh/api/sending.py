@@ -12,6 +12,7 @@ from gpu_mesh.api.models.submitting import Submission
 from gpu_mesh.domain.requirements import REQUIREMENT_FIELDS
 from gpu_mesh.errors import BrokerUnavailable, InvalidValue, ServiceUnavailable
 from gpu_mesh.store.reservations import SENDING, Reservation
+from gpu_mesh.tasks.base import GpuTask
 from gpu_mesh.tasks.calling import check_call, known_task
 from gpu_mesh.tasks.options import HEADER, check_payload, prepare
 
@@ -48,16 +49,30 @@ def checked(app: celery.Celery, body: Submission, place: str = "") -> Call:
     try:
         task = known_task(app, body.task_type, field="task_type")
         check_call(task, body.args, body.kwargs)
-        check_payload(body.args, body.kwargs)
         told = body.model_dump(
             include={"priority", "business", "queue", "preemptible", "requirements"}, exclude_none=True
         )
+        told = _with_arguments(task, body, told)
         stock = body.model_dump(include={"countdown", "eta", "expires", "ignore_result"}, exclude_none=True)
         header = prepare(str(task.name), getattr(task, "declared", {}), told)["headers"][HEADER]
     except InvalidValue as exc:
         exc.field = place + (f"requirements.{exc.field}" if exc.field in REQUIREMENT_FIELDS else exc.field)
         raise
     return Call(task, body.args, body.kwargs, {**told, **stock}, header["class"], header["priority"])
+
+
+def _with_arguments(task: Any, body: Submission, told: dict[str, Any]) -> dict[str, Any]:
+    """The options `told`, with what the arguments add to them; these are checked by the task's own rules, as a send
+    does once more."""
+    if not isinstance(task, GpuTask):
+        check_payload(body.args, body.kwargs)
+        return told
+    try:
+        return task.checked(body.args, body.kwargs, told)
+    except InvalidValue as exc:
+        place = "kwargs" if exc.field.partition(".")[0] in body.kwargs else "args"
+        exc.field = place if exc.field == place else f"{place}.{exc.field}"
+        raise
 
 
 def send(calls: Sequence[Call], ids: Sequence[str], reservation: Reservation | None = None) -> None:

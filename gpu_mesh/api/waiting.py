@@ -14,7 +14,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from gpu_mesh.api.backend import Backend
 from gpu_mesh.errors import BrokerUnavailable
-from gpu_mesh.services.tracking import TaskState, Tracker
+from gpu_mesh.services.task_state import TaskState
+from gpu_mesh.services.tracking import Tracker
 from gpu_mesh.settings import Settings
 from gpu_mesh.store.ends import Ends
 

@@ -15,14 +15,14 @@ import click
 from rich.text import Text
 
 from gpu_mesh.celery import app
+from gpu_mesh.cli import interfaces
 from gpu_mesh.cli.include import check_include_apart
 from gpu_mesh.cli.output import console
 from gpu_mesh.domain.device import Device
 from gpu_mesh.domain.queues import CONTROL_QUEUE
 from gpu_mesh.services.channels import check as check_channels
-from gpu_mesh.services.listening import address, check_certificate, is_loopback, listening, scheme
+from gpu_mesh.services.listening import is_loopback
 from gpu_mesh.services.looking import FRESH_S
-from gpu_mesh.services.tokens import check_served
 from gpu_mesh.settings import Settings, env_name, mask, settings
 from gpu_mesh.store.client import broker_url, check_broker
 from gpu_mesh.store.embedded import EmbeddedRedis
@@ -31,13 +31,10 @@ from workers.lease import reap_now
 from workers.logs import named, to_file
 from workers.node import (
     BROKER_STAGE,
-    FLOWER_LISTEN,
     Registrar,
-    api_spec,
     beat_spec,
     control_specs,
     describe,
-    flower_spec,
     lead_specs,
     own_devices,
     worker_specs,
@@ -88,33 +85,13 @@ def up(devices: str | None, node_name: str | None, listen: str | None, flower: b
         check_include_apart(current)
         check_channels(current)
         own = own_devices(current)
-        also = _interfaces(current)
+        also = interfaces.specs(current)
         if current.broker_url is None:
             _with_embedded(current, own, also)
         else:
             check_broker(current)
-            _check_served(current)
+            interfaces.check_served(current)
             _supervise(current, own, [], also=also)
-
-
-def _interfaces(current: Settings) -> list[ProcessSpec]:
-    """What shows the mesh to others. Raises InvalidSetting where an address of it is taken, before anything starts."""
-    also = []
-    if current.api_enabled:
-        check_certificate(current)
-        with listening(current.api_listen, current.api_port):
-            also.append(api_spec())
-    if current.flower_enabled:
-        with listening(FLOWER_LISTEN, current.flower_port, "flower_port"):
-            also.append(flower_spec(current))
-    return also
-
-
-def _check_served(current: Settings) -> None:
-    """Raises InvalidSetting where other machines would be served and no token was ever made. Once, as the mesh starts:
-    it goes on when the last one is revoked, and lets nobody in."""
-    if current.api_enabled:
-        check_served(current)
 
 
 def _with_embedded(current: Settings, own: Sequence[Device], also: Sequence[ProcessSpec]) -> None:
@@ -126,7 +103,7 @@ def _with_embedded(current: Settings, own: Sequence[Device], also: Sequence[Proc
 
         def ready() -> None:
             server.wait_ready(alive=lambda: len(deaths) < START_DEATHS)
-            _check_served(current)
+            interfaces.check_served(current)
 
         redis = ProcessSpec(name=REDIS, argv=server.command(), stage=BROKER_STAGE, ready=ready)
         if not is_loopback(current.listen):
@@ -202,10 +179,8 @@ def _supervise(
     specs += also
     console.print(f"node    {current.node_name} ({current.node_role})")
     console.print(f"broker  {mask(broker_url(current))}", soft_wrap=True)
-    if any(spec.name == "api" for spec in also):
-        console.print(f"api     {scheme(current)}://{address(current.api_listen, current.api_port)}", soft_wrap=True)
-    if any(spec.name == "flower" for spec in also):
-        console.print(f"flower  http://{address(FLOWER_LISTEN, current.flower_port)}", soft_wrap=True)
+    for line in interfaces.shown(current, also):
+        console.print(line, soft_wrap=True)
     for device in devices:
         console.print(f"device  {device.worker}: {device.gpu_type}, {device.memory_gb:g} GB")
     if not broker:

@@ -9,7 +9,8 @@ import click
 from gpu_mesh.cli.output import console, json_option, print_json, table
 from gpu_mesh.domain.stats import Outcome
 from gpu_mesh.services.health_views import HealthView
-from gpu_mesh.services.stats import DeviceReport, NodeReport, Report, Times, parse_span, report
+from gpu_mesh.services.stats import report
+from gpu_mesh.services.stats_views import DeviceReport, NodeReport, Report, Times, parse_span
 from gpu_mesh.settings import settings
 
 __all__ = ["stats"]

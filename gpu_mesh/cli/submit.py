@@ -21,11 +21,12 @@ from gpu_mesh.domain.preemption import BY_RESTART, NEVER, Preemptible
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services import lookup
 from gpu_mesh.services.patience import patiently
+from gpu_mesh.services.task_state import progress_of
 from gpu_mesh.settings import settings
 from gpu_mesh.store.client import connect, mapped_errors
 from gpu_mesh.tasks.calling import check_call, known_task
 
-__all__ = ["cancel", "progress_of", "submit", "wait"]
+__all__ = ["cancel", "submit", "wait"]
 
 #: How often a wait looks at the state, s.
 POLL_S = 0.1
@@ -170,13 +171,3 @@ def _read(result: AsyncResult, meanwhile: Callable[[], object]) -> dict[str, Any
     """State and value, in one look at the backend: between two they may change."""
     found: dict[str, Any] = patiently(settings(), lambda: result.backend.get_task_meta(result.id), meanwhile)
     return found
-
-
-def progress_of(info: object) -> tuple[float, float] | None:
-    """How much is done of how much, as our tasks (`done`) and Celery's own example (`current`) tell it."""
-    if not isinstance(info, dict):
-        return None
-    done, total = info.get("done", info.get("current", 0)), info.get("total")
-    if not isinstance(done, int | float) or not isinstance(total, int | float):
-        return None
-    return float(done), float(total)

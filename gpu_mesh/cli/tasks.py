@@ -13,10 +13,14 @@ from gpu_mesh.cli import EXIT_FAILED
 from gpu_mesh.cli.output import ago, json_option, print_json, table, task_id_argument
 from gpu_mesh.domain.queues import OWN_TASKS
 from gpu_mesh.errors import InvalidTask
-from gpu_mesh.services import details, lookup
+from gpu_mesh.services import lookup, tracking
+from gpu_mesh.services.task_state import TaskState
 from gpu_mesh.settings import settings
 
 __all__ = ["tasks"]
+
+#: How much is shown of a result or an error, characters.
+SHOWN = 2000
 
 
 @click.group(invoke_without_command=True)
@@ -63,19 +67,19 @@ def tasks(context: click.Context, which: str | None, limit: int, as_json: bool) 
 def show(task_id: str, as_json: bool) -> None:
     """Everything known of one task: state, place in its queue, worker, times, result or error."""
     try:
-        found = details.find(app, settings(), task_id)
+        found = tracking.find(app, settings(), task_id)
     except InvalidTask as exc:
         click.echo(f"error: {exc}", err=True)
         raise click.exceptions.Exit(EXIT_FAILED) from None
     if as_json:
-        print_json(found.to_dict())
+        print_json(found.to_dict() | {"result": _result(found), "error": _error(found)})
         return
     for name, value in _lines(found):
         if value not in (None, ""):
             click.echo(f"{name:<11} {value}")
 
 
-def _lines(found: details.TaskDetail) -> list[tuple[str, object]]:
+def _lines(found: TaskState) -> list[tuple[str, object]]:
     return [
         ("id", found.id),
         ("task", found.name),
@@ -93,9 +97,21 @@ def _lines(found: details.TaskDetail) -> list[tuple[str, object]]:
         ("started", _time(found.started_at)),
         ("waited", None if found.waited_s is None else ago(found.waited_s)),
         ("ran", None if found.ran_s is None else ago(found.ran_s)),
-        ("result", found.result),
-        ("error", found.error),
+        ("result", _result(found)),
+        ("error", _error(found)),
     ]
+
+
+def _result(found: TaskState) -> str | None:
+    return _short(json.dumps(found.result, default=str)) if found.state == states.SUCCESS else None
+
+
+def _error(found: TaskState) -> str | None:
+    return None if found.error is None else _short(": ".join(found.error))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)"
 
 
 def _time(stamp: float | None) -> str | None:

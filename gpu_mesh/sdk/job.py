@@ -16,13 +16,12 @@ from celery.exceptions import TimeoutError as CeleryTimeout
 from celery.result import AsyncResult, EagerResult, assert_will_not_block
 
 from gpu_mesh.celery import app
-from gpu_mesh.domain.untyped import mapping, number
 from gpu_mesh.errors import InvalidTask, JobCancelled
 from gpu_mesh.sdk.waiting import Look, read
-from gpu_mesh.services import details, lookup
-from gpu_mesh.services.details import TaskDetail
+from gpu_mesh.services import lookup, tracking
 from gpu_mesh.services.following import Piece, follow
 from gpu_mesh.services.lookup import Cancelled
+from gpu_mesh.services.task_state import TaskState, progress_of
 from gpu_mesh.settings import settings
 
 __all__ = ["Job"]
@@ -74,16 +73,14 @@ class Job:
     @property
     def progress(self) -> tuple[float, float] | None:
         """How much is done of how much (`report_progress`); None where it says nothing now."""
-        said = mapping(read(settings(), self._sent)["result"])
-        done, total = number(said.get("done", said.get("current", 0))), number(said.get("total"))
-        return None if done is None or total is None else (done, total)
+        return progress_of(read(settings(), self._sent)["result"])
 
-    def info(self) -> TaskDetail:
+    def info(self) -> TaskState:
         """All that is known of it: place in its queue, why it waits, worker, times. Raises InvalidTask when nothing is.
 
-        Of a task that waits all that wait are read: not for loops.
+        It asks many things: not for loops.
         """
-        return details.find(app, settings(), self.id)
+        return tracking.find(app, settings(), self.id)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for its end, at most `timeout` s; whether it has ended. Raises as `result` where no end is to come."""

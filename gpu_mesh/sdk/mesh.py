@@ -23,15 +23,15 @@ from gpu_mesh.services.drains import Drained
 from gpu_mesh.services.gates import Changed
 from gpu_mesh.services.lookup import TaskView
 from gpu_mesh.services.snapshot import NodeView, QueueView, Snapshot
-from gpu_mesh.services.stats import Report
+from gpu_mesh.services.stats_views import LONGEST_S, Report
 from gpu_mesh.services.windows import Today
 from gpu_mesh.settings import Settings, env_name, settings
 from gpu_mesh.store.client import connect
 
 __all__ = ["Mesh"]
 
-#: Longest span that is kept, s: a day.
-LONGEST_S = 86_400.0
+#: Longest that a job may be given to yield, s: a day.
+LONGEST_YIELD_S = 86_400.0
 #: What the operators' command line calls an argument, and we do.
 _FIELDS = {"--until": "until", "--scope": "scope", "NAME": "name"}
 
@@ -141,8 +141,8 @@ class Mesh:
         What runs there goes on to its end; with `yield_s` it is asked to yield, and interrupted after so many seconds:
         it goes on elsewhere. Raises InvalidValue.
         """
-        if yield_s is not None and (number(yield_s) is None or not 0 <= yield_s <= LONGEST_S):
-            raise InvalidValue("yield_s", yield_s, f"seconds, 0 to {LONGEST_S:g}")
+        if yield_s is not None and (number(yield_s) is None or not 0 <= yield_s <= LONGEST_YIELD_S):
+            raise InvalidValue("yield_s", yield_s, f"seconds, 0 to {LONGEST_YIELD_S:g}")
         with _our_names():
             return drains.drain(self._settings, name, until=until, why=why, by=by, yield_s=yield_s)
 

@@ -14,7 +14,7 @@ from celery.result import AsyncResult, EagerResult
 
 from gpu_mesh.celery import app
 from gpu_mesh.errors import BrokerUnavailable, DeadLettered, InvalidTask
-from gpu_mesh.services import details
+from gpu_mesh.services import tracking
 from gpu_mesh.services.patience import AWAY_S, patiently
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import dead
@@ -87,13 +87,13 @@ class Look:
         now = time.monotonic()
         self._doubt_at = now + (now - self._began)
         with mapped_errors(self._settings), connect(self._settings) as client:
-            letter = next((one for one in dead.letters(client) if one.id == self._sent.id), None)
+            letter = dead.find(client, self._sent.id)
         if letter is not None:
             raise DeadLettered(f"{self._sent.id} is among the dead letters ({letter.why}): `gpu-mesh dead` shows them")
         if state != states.PENDING:
             return
         try:
-            details.find(app, self._settings, self._sent.id)
+            tracking.find(app, self._settings, self._sent.id)
             self._missed = False
         except InvalidTask:
             # On its way from the queue to a worker it may be missed once.

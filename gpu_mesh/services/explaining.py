@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeAlias
 
 from gpu_mesh.domain.device import Device
+from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.domain.queues import GPU_QUEUES
 from gpu_mesh.domain.requirements import Requirements
 from gpu_mesh.errors import InvalidTask
@@ -16,7 +17,10 @@ from gpu_mesh.settings import Settings
 from gpu_mesh.store import cordons, preemption, queues
 from gpu_mesh.store.client import connect, mapped_errors
 
-__all__ = ["Explainer"]
+__all__ = ["UNSCHEDULABLE", "WAITING", "Explainer"]
+
+#: States of tasks that wait, beside PREEMPTED: their turn comes; no device online fits them.
+WAITING, UNSCHEDULABLE = "WAITING", "UNSCHEDULABLE"
 
 #: Devices that a reason names, when it is one each.
 NAMED = 3
@@ -35,7 +39,7 @@ class Explainer:
         self._closed: dict[str, str | None] | None = None
         self._preempted: dict[str, int] | None = None
         self._cordoned: dict[str, str] | None = None
-        self._held_up: dict[str, str | None] = {}
+        self._kept: dict[str, str | None] = {}
 
     def was_preempted(self, message: queues.Waiting) -> bool:
         """Whether the message made room for more urgent work before."""
@@ -47,7 +51,7 @@ class Explainer:
         properties = json.loads(message.raw).get("properties")
         return isinstance(properties, dict) and str(properties.get("delivery_tag")) in self._preempted
 
-    def closed(self, queue: str) -> str | None:
+    def _closure(self, queue: str) -> str | None:
         """By what the queue is closed, or None where it is open to a device online."""
         if self._closed is None:
             with mapped_errors(self._settings), connect(self._settings) as client:
@@ -56,14 +60,21 @@ class Explainer:
             self._closed = {name: closures.why(name, self._devices()) for name in names}
         return self._closed.get(queue)
 
-    def why(self, queue: str, given: object) -> str | None:
+    def standing(self, queue: str, given: object, *, was_preempted: bool) -> tuple[str, str | None]:
+        """The state of a task that waits, `given` its needs, and why it cannot run now; None where it is only not its
+        turn."""
+        if (why := self._misfit(queue, given)) is not None:
+            return UNSCHEDULABLE, why
+        return PREEMPTED if was_preempted else WAITING, self._closure(queue) or self._held_up(queue, given)
+
+    def _misfit(self, queue: str, given: object) -> str | None:
         """The reasons, or None where a device fits what is `given` as needs, or the queue needs none."""
         return self._judged(self._known, queue, given, partial(placement.unschedulable, self._settings))
 
-    def held_up(self, queue: str, given: object) -> str | None:
+    def _held_up(self, queue: str, given: object) -> str | None:
         """Why a device that fits cannot take it now: programs hold its memory, or it takes no work; None where one
         can."""
-        return self._judged(self._held_up, queue, given, self._all_held_up)
+        return self._judged(self._kept, queue, given, self._all_held_up)
 
     def _all_held_up(self, needs: Requirements, fleet: list[Device]) -> str | None:
         if self._cordoned is None:

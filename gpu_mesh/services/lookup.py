@@ -12,9 +12,8 @@ import celery
 from celery import states
 
 from gpu_mesh.domain import claim
-from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.domain.queues import CONTROL_QUEUE, GPU_QUEUES
-from gpu_mesh.services.explaining import Explainer
+from gpu_mesh.services.explaining import UNSCHEDULABLE, WAITING, Explainer
 from gpu_mesh.services.revoking import CANCELLED, mark_revoked
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import journal, nodes, queues, revoked, server
@@ -28,7 +27,6 @@ __all__ = [
     "Cancelled",
     "TaskView",
     "cancel",
-    "find_waiting",
     "finished_tasks",
     "known_queues",
     "running_entries",
@@ -37,9 +35,8 @@ __all__ = [
     "waiting_tasks",
 ]
 
-#: States of tasks that no worker has, beside Celery's: their turn comes; no device online fits them; not due yet; among
-#: the dead letters.
-WAITING, UNSCHEDULABLE, DELAYED, DEAD = "WAITING", "UNSCHEDULABLE", "DELAYED", "DEAD"
+#: States of tasks that no worker has, beside Celery's and those that wait: not due yet; among the dead letters.
+DELAYED, DEAD = "DELAYED", "DEAD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +90,12 @@ def waiting_tasks(settings: Settings, queue: str | None = None, limit: int | Non
     (seconds); queues behind the one that reaches it are not.
     """
     names = [queue] if queue else known_queues(settings)
-    explain = Explainer(settings)
+    explain, rules = Explainer(settings), claim.Rules(horizon_s=settings.aging_horizon_s)
     left = limit
     with mapped_errors(settings), connect(settings) as client:
         now = server.now(client)
         for name in names:
-            for position, message in enumerate(_in_order(queues.waiting(client, name), now, _rules(settings), left)):
+            for position, message in enumerate(_in_order(queues.waiting(client, name), now, rules, left)):
                 yield replace(_waiting_view(message, now, explain), position=position)
                 left = None if left is None else left - 1
             if left is not None and left <= 0:
@@ -106,32 +103,6 @@ def waiting_tasks(settings: Settings, queue: str | None = None, limit: int | Non
         delayed = ((message, due) for message, due in queues.delayed(client) if message.queue in names)
         for message, due in islice(delayed, left):
             yield _delayed_view(message, due, now, explain)
-
-
-def find_waiting(settings: Settings, task_id: str) -> tuple[TaskView, queues.Waiting] | None:
-    """A task that waits or is delayed, with its message; None where none of that id does. Reads all that waits."""
-    explain, rules = Explainer(settings), _rules(settings)
-    with mapped_errors(settings), connect(settings) as client:
-        now = server.now(client)
-        for name in known_queues(settings):
-            found = next(
-                (entry for entry in _ranked(queues.waiting(client, name), now, rules) if entry[-1].id == task_id), None
-            )
-            if found is not None:
-                before = sum(entry[:3] < found[:3] for entry in _ranked(queues.waiting(client, name), now, rules))
-                return replace(_waiting_view(found[-1], now, explain), position=before), found[-1]
-        for message, due in queues.delayed(client):
-            if message.id == task_id:
-                return _delayed_view(message, due, now, explain), message
-    return None
-
-
-#: What orders a message within its queue, smallest first, and the message: less its score, its age, its place.
-_Ranked = tuple[float, float, int, queues.Waiting]
-
-
-def _rules(settings: Settings) -> claim.Rules:
-    return claim.Rules(horizon_s=settings.aging_horizon_s)
 
 
 def _in_order(
@@ -143,7 +114,10 @@ def _in_order(
     return [message for *_, message in best]
 
 
-def _ranked(messages: Iterable[queues.Waiting], now: float, rules: claim.Rules) -> Iterator[_Ranked]:
+def _ranked(
+    messages: Iterable[queues.Waiting], now: float, rules: claim.Rules
+) -> Iterator[tuple[float, float, int, queues.Waiting]]:
+    """What orders a message, smallest first, and the message: less its score, its age, its place."""
     before = 0.0
     for index, message in enumerate(messages):
         at = min(now, message.sent_at or before or now)
@@ -158,17 +132,17 @@ def _delayed_view(message: queues.Waiting, due: float, now: float, explain: Expl
 
 def _waiting_view(message: queues.Waiting, now: float, explain: Explainer) -> TaskView:
     mesh = message.mesh
-    why = explain.why(message.queue, mesh.get("needs"))
+    state, why = explain.standing(message.queue, mesh.get("needs"), was_preempted=explain.was_preempted(message))
     return TaskView(
         id=message.id or "?",
         name=str(message.headers.get("task", "?")),
         queue=message.queue,
         priority=mesh.get("priority"),
-        state=UNSCHEDULABLE if why else PREEMPTED if explain.was_preempted(message) else WAITING,
+        state=state,
         position=message.position,
         sent_at=message.sent_at,
         waited_s=None if message.sent_at is None else max(0.0, now - message.sent_at),
-        why=why or explain.closed(message.queue) or explain.held_up(message.queue, mesh.get("needs")),
+        why=why,
     )
 
 

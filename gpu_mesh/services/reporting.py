@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from gpu_mesh.domain.health import State
 from gpu_mesh.services import snapshot
 from gpu_mesh.services.snapshot import Snapshot
-from gpu_mesh.services.stats import Report, Times, report
+from gpu_mesh.services.stats import report
+from gpu_mesh.services.stats_views import Report, Times
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import stats
 from gpu_mesh.store.client import connect, mapped_errors

@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass
 from itertools import chain, count
 from typing import Any, TypeAlias
 
-from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.domain.queues import OWN_TASKS, list_names
 from gpu_mesh.domain.untyped import number
 from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services.explaining import Explainer
-from gpu_mesh.services.lookup import DELAYED, UNSCHEDULABLE, WAITING, known_queues, still_running
+from gpu_mesh.services.lookup import DELAYED, known_queues, still_running
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import journal, listing, nodes, queues
 from gpu_mesh.store.client import mapped_errors
@@ -212,9 +211,8 @@ class _Active:
 
     def _waits(self, message: queues.Waiting) -> Row | None:
         needs = message.mesh.get("needs")
-        why = self._explain.why(message.queue, needs)
-        state = UNSCHEDULABLE if why else PREEMPTED if self._explain.was_preempted(message) else WAITING
-        why = why or self._explain.closed(message.queue) or self._explain.held_up(message.queue, needs)
+        was_preempted = self._explain.was_preempted(message)
+        state, why = self._explain.standing(message.queue, needs, was_preempted=was_preempted)
         return self._row(message, state, why=why)
 
     def _row(self, message: queues.Waiting, state: str, **told: Any) -> Row | None:

@@ -1,4 +1,4 @@
-"""Tokens of the API: made, shown, revoked; and whether the API may be served to other machines (SPEC S1)."""
+"""Tokens of the API: made, shown, revoked; and whether the API may be served to other machines (SPEC A1)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""Where one task is and how it ended, for a process that is asked often: what is cheap first, nothing read whole.
-
-`details` is for a person, who asks once.
+"""Where one task is and how it ended: what is cheap first, nothing read whole. A process that is asked often keeps one
+Tracker; `find` is for who asks once.
 """
 
 from __future__ import annotations
@@ -8,73 +7,41 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import celery
 from celery import states
 
 from gpu_mesh.domain import claim
-from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.domain.queues import Band
 from gpu_mesh.domain.untyped import mapping, number
+from gpu_mesh.errors import InvalidTask
 from gpu_mesh.services.explaining import Explainer
-from gpu_mesh.services.lookup import DEAD, DELAYED, UNSCHEDULABLE, WAITING, known_queues
+from gpu_mesh.services.lookup import DEAD, DELAYED, known_queues
+from gpu_mesh.services.task_state import TaskState, progress_of
 from gpu_mesh.settings import Settings
 from gpu_mesh.store import dead, holders, journal, keys, preemption, queues, revoked
-from gpu_mesh.store.client import mapped_errors
+from gpu_mesh.store.client import check_broker, connect, mapped_errors
 from gpu_mesh.store.delays import Delays
 from gpu_mesh.store.places import Place, Places
 
-__all__ = ["ENDED", "TaskState", "Tracker"]
+__all__ = ["UNKNOWN", "Tracker", "find"]
 
-#: States after which nothing changes by itself.
-ENDED = states.READY_STATES | {DEAD}
-#: A task's own word of how far it is.
-PROGRESS = "PROGRESS"
+#: What is said of a task's id that nothing is known of.
+UNKNOWN = "no such task: it neither waits nor runs, and no result of it is kept (any more)"
 #: How long what the fleet looks like is taken for true, s: it explains why tasks wait.
 EXPLAINED_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class TaskState:
-    """One task. Times in s, stamps since the epoch; None: not known, or does not apply.
-
-    `position` counts from 0 in the order in which a device that fits all of its queue would claim them.
-    """
-
-    id: str
-    state: str = states.PENDING
-    name: str | None = None
-    queue: str | None = None
-    priority: int | None = None
-    needs: dict[str, Any] = field(default_factory=dict)
-    position: int | None = None
-    why: str | None = None
-    worker: str | None = None
-    standby: str | None = None
-    deliveries: int | None = None
-    retries: int | None = None
-    preemptions: int | None = None
-    sent_at: float | None = None
-    due_at: float | None = None
-    started_at: float | None = None
-    waited_s: float | None = None
-    ran_s: float | None = None
-    cancelled: bool = False
-    progress: tuple[float, float] | None = None
-    result: Any = None
-    #: Type and message.
-    error: tuple[str, str] | None = None
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it is over."""
-        return self.state in ENDED
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON-ready data."""
-        return asdict(self)
+def find(app: celery.Celery, settings: Settings, task_id: str) -> TaskState:
+    """What is known of a task. Raises InvalidTask when nothing is, BrokerUnavailable."""
+    check_broker(settings)  # a result backend that is away would raise its own words
+    with mapped_errors(settings), connect(settings) as client:
+        found = Tracker(app, settings, client).find(task_id)
+    if found is None:
+        raise InvalidTask("task_id", task_id, UNKNOWN)
+    return found
 
 
 class Tracker:
@@ -96,7 +63,7 @@ class Tracker:
             return self._find(task_id) or self._find(task_id, search=False)
 
     def find_all(self, task_ids: Iterable[str]) -> dict[str, TaskState]:
-        """What is known of each; those of which nothing is are left out. What waits is searched once for all of them."""
+        """What is known of each, without those of which nothing is. What waits is searched once for all of them."""
         with mapped_errors(self._settings):
             looks = {task_id: self._find(task_id, search=False) for task_id in task_ids}
             if missing := [task_id for task_id, found in looks.items() if found is None]:
@@ -109,7 +76,7 @@ class Tracker:
         cancelled = revoked.contains(self._client, task_id)
         found = replace(found, cancelled=cancelled)
         if found.has_ended:
-            return self._journalled(found)
+            return self._ended(found)
         if (state := self._active(found, search=search)) is not None:
             return state
         if (state := self._dead(found)) is not None:
@@ -119,10 +86,19 @@ class Tracker:
             return ended
         return None
 
+    def _ended(self, found: TaskState) -> TaskState:
+        """With what is known of its last run. The result comes first: a moment later the worker writes down that it
+        ended, and lets go of its claim in the same step."""
+        ended = self._journalled(found)
+        if ended.started_at is None:
+            held = holders.find(self._client, found.id)
+            ended = self._journalled(found) if held is None else self._running(found, held)
+        return ended
+
     def _active(self, found: TaskState, *, search: bool) -> TaskState | None:
         """With where it waits or runs, whatever its state says: what was given back waits although it was STARTED."""
         place = self._places.find(self._client, [found.id], search=False).get(found.id)
-        if place is None and (held := holders.held(self._client, found.id)) is not None:
+        if place is None and (held := holders.find(self._client, found.id)) is not None:
             return self._running(found, held)
         if place is None and search:
             place = self._places.find(self._client, [found.id]).get(found.id)
@@ -146,8 +122,8 @@ class Tracker:
             told["result"] = value
         elif state in states.EXCEPTION_STATES:
             told["error"] = (type(value).__name__, str(value))
-        elif state == PROGRESS or mapping(value):
-            told["progress"] = _progress(mapping(value))
+        else:
+            told["progress"] = progress_of(value)
         return replace(found, state=state, **told)
 
     def _journalled(self, found: TaskState) -> TaskState:
@@ -159,7 +135,7 @@ class Tracker:
             told["state"] = entry.get("state") or found.state
         return replace(found, **told)
 
-    def _running(self, found: TaskState, held: holders.Running) -> TaskState:
+    def _running(self, found: TaskState, held: holders.Held) -> TaskState:
         told = _sent(found, held.headers)
         sent_at, began = number(told.sent_at), held.record.claimed_at
         return replace(
@@ -196,10 +172,7 @@ class Tracker:
         return preemption.times(self._client, [tag]).get(tag, 0)
 
     def _explain(self, found: TaskState, queue: str) -> TaskState:
-        explain = self._explainer()
-        why = explain.why(queue, found.needs)
-        state = UNSCHEDULABLE if why else PREEMPTED if found.preemptions else WAITING
-        why = why or explain.closed(queue) or explain.held_up(queue, found.needs)
+        state, why = self._explainer().standing(queue, found.needs, was_preempted=bool(found.preemptions))
         return replace(found, state=state, queue=queue, why=why)
 
     def _explainer(self) -> Explainer:
@@ -275,9 +248,3 @@ def _sent(found: TaskState, headers: Mapping[str, Any]) -> TaskState:
         retries=retries if isinstance(retries, int) else found.retries,
         sent_at=number(mesh.get("sent_at")),
     )
-
-
-def _progress(info: Mapping[str, Any]) -> tuple[float, float] | None:
-    """How much is done of how much, as our tasks (`done`) and Celery's own example (`current`) tell it."""
-    done, total = number(info.get("done", info.get("current", 0))), number(info.get("total"))
-    return None if done is None or total is None else (done, total)

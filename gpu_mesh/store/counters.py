@@ -34,7 +34,7 @@ from gpu_mesh.store import keys, server
 from gpu_mesh.store.replies import text
 from gpu_mesh.store.scripts import script
 
-__all__ = ["OTHERS", "Counts", "ModelRuns", "Runs", "by_minute", "fold", "last_minutes", "read", "totals"]
+__all__ = ["OTHERS", "Counts", "Runs", "by_minute", "fold", "last_minutes", "read", "totals"]
 
 #: Name of what is counted together where a hash is full.
 OTHERS = "*"

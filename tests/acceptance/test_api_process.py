@@ -1,4 +1,4 @@
-"""`gpu-mesh api` as a process: where it may listen, slow clients, and tokens that are revoked (SPEC A1, S1)."""
+"""`gpu-mesh api` as a process: where it may listen, slow clients, and tokens that are revoked (SPEC A1; issue 7 §2)."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_token_that_is_revoked_is_of_no_use(rest, tmp_path):
 
 
 class TestElsewhere:
-    """SPEC S1: without any token it serves loopback only; nothing is bound here but what is refused."""
+    """Issue 7 §2: without any token it serves loopback only; nothing is bound here but what is refused."""
 
     def test_it_does_not_start(self, broker, free_port):
         found = run("api", "--listen", "0.0.0.0", "--port", str(free_port))

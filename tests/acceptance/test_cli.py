@@ -21,9 +21,9 @@ from gpu_mesh.cli import EXIT_BROKER, EXIT_FAILED, EXIT_SETTING, EXIT_TIMEOUT, E
 from gpu_mesh.cli.doctor import examine
 from gpu_mesh.cli.root import root
 from gpu_mesh.cli.run import reachable
-from gpu_mesh.cli.submit import progress_of
 from gpu_mesh.errors import PayloadTooLarge
 from gpu_mesh.services import lookup
+from gpu_mesh.services.task_state import progress_of
 from gpu_mesh.settings import Settings, settings
 from gpu_mesh.store.client import connect
 from gpu_mesh.store.embedded import Address

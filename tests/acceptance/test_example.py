@@ -9,6 +9,7 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import httpx
 import pytest
 from waiting import wait_for
 
@@ -70,9 +71,9 @@ def test_the_wheel_is_used(python: Path, tmp_path: Path) -> None:
     assert Path(ran.stdout.strip()).is_relative_to(python.parents[1])
 
 
-def test_the_example_application_works(python: Path, tmp_path: Path) -> None:
+def test_the_example_application_works(python: Path, tmp_path: Path, free_port: int) -> None:
     """Its own tasks, called with `.delay()` from another process, run on the mesh's workers and come back."""
-    env = environment(tmp_path)
+    env = environment(tmp_path) | {"GPU_MESH_API_PORT": str(free_port)}
     log = tmp_path / "log"
     with log.open("wb") as out:
         up = subprocess.Popen(
@@ -94,6 +95,8 @@ def test_the_example_application_works(python: Path, tmp_path: Path) -> None:
         assert "Under Account, Security, Change password." in ran.stdout
         assert "4 answers embedded" in ran.stdout
         assert "Northwind" in ran.stdout
+        done = httpx.get(f"http://127.0.0.1:{free_port}/tasks/completed").json()["tasks"]
+        assert any(task["name"].startswith("support_desk.") for task in done.values())
     finally:
         up.terminate()
         up.wait(40)

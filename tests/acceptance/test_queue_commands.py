@@ -120,6 +120,8 @@ class TestTasks:
         """Result, or error."""
         app.backend.store_result("good", [1, 2], "SUCCESS")
         assert json.loads(call("tasks", "show", "good", "--json").stdout)["result"] == "[1, 2]"
+        app.backend.store_result("long", "x" * 5000, "SUCCESS")
+        assert len(call("tasks", "show", "long").stdout) < 2200
         app.backend.store_result("bad", ValueError("no"), "FAILURE")
         assert "error       ValueError: no" in call("tasks", "show", "bad").stdout
 

@@ -1,4 +1,4 @@
-"""Who is let in, and what is refused before a route sees it (SPEC A1, S1)."""
+"""Who is let in, and what is refused before a route sees it (SPEC A1; issue 7 §2)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fastapi import Request, Response
 from rest import served
 
 from gpu_mesh.api.access import still_in
+from gpu_mesh.api.bodies import DEEPEST, largest
 from gpu_mesh.api.gatekeeper import FAILED_AT_ONCE
-from gpu_mesh.api.limits import DEEPEST, largest
 from gpu_mesh.services import tokens
 from gpu_mesh.settings import settings
 from gpu_mesh.store.client import connect
 
-PAGE = Path(__file__).parents[2] / "docs" / "access.md"
+PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 OPEN = ("/", "/health", "/openapi.json")
 #: Answered by a route of the role `read`; and one that a body is sent to, of `admin`.
 READ, CHANGE = "/queues", "/queues/ai-batch/pause"
@@ -193,13 +193,14 @@ def _operations(rest):
 
 class TestRoles:
     def test_the_page_has_every_endpoint_and_its_roles(self, rest):
-        """docs/access.md: a row that is missing is printed as it should stand there."""
-        rows = set(re.findall(r"^\| `([A-Z]+ /\S*)` \| (.+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+        """docs/api.md: a row that is missing is printed as it should stand there."""
+        page = PAGE.read_text(encoding="utf-8")
+        rows = set(re.findall(r"^\| `([A-Z]+ /\S*)` \| (.+?) \| .+ \|$", page, re.MULTILINE))
         found = {("GET /openapi.json", "everybody")}
         for operation, roles, _ in _operations(rest):
             others = ", ".join(role for role in ("submit", "read") if role in roles)
             found.add((operation, "everybody" if not roles else others or "admin only"))
-        assert rows == found, "\n".join(f"| `{one}` | {roles} |" for one, roles in sorted(found - rows))
+        assert rows == found, "\n".join(f"| `{one}` | {roles} | … |" for one, roles in sorted(found - rows))
 
     def test_only_what_is_open_needs_no_role(self, rest):
         """A route that forgets to say whom it admits is found here."""

@@ -20,7 +20,7 @@ from rest import served
 from sample_tasks import add
 
 from gpu_mesh.api.application import create
-from gpu_mesh.api.known import STALE_S, Known
+from gpu_mesh.api.known_tokens import STALE_S, Known
 from gpu_mesh.api.metrics import accepts
 from gpu_mesh.api.metrics.collector import KEPT_S, MeshCollector
 from gpu_mesh.api.metrics.queues import MODELS

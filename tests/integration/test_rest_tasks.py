@@ -91,6 +91,9 @@ class TestSubmit:
             ({"wait": -1}, "wait"),
             ({"colour": "red"}, "colour"),
             ({"args": ["\ud800"]}, "args"),
+            ({"task_type": "llm_inference"}, "args.prompt"),
+            ({"task_type": "llm_inference", "args": ["Why?"], "kwargs": {"model": 5}}, "kwargs.model"),
+            ({"task_type": "llm_inference", "args": ["Why?"], "kwargs": {"options": {"top_p": 9}}}, "kwargs.options"),
         ],
     )
     def test_what_is_wrong_is_named_and_not_sent(
@@ -193,12 +196,18 @@ class TestKeys:
 
 
 class TestBatch:
-    def test_all_or_nothing(self, api: TestClient, client: redis.Redis) -> None:
+    @pytest.mark.parametrize(
+        ("wrong", "field"),
+        [
+            ({"priority": 11}, "priority"),
+            ({"requirements": {"gpu_count": 99}}, "requirements.gpu_count"),
+            ({"task_type": "llm_inference", "kwargs": {"prompt": 5}}, "kwargs.prompt"),
+        ],
+    )
+    def test_all_or_nothing(self, api: TestClient, client: redis.Redis, wrong: dict[str, Any], field: str) -> None:
         good = {"task_type": "test"}
-        answer = api.post("/tasks/batch", json={"tasks": [good, {**good, "priority": 11}]})
-        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "tasks.1.priority")
-        answer = api.post("/tasks/batch", json={"tasks": [good, {**good, "requirements": {"gpu_count": 99}}]})
-        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "tasks.1.requirements.gpu_count")
+        answer = api.post("/tasks/batch", json={"tasks": [good, {**good, **wrong}]})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, f"tasks.1.{field}")
         assert messages(client) == []
 
     def test_in_order_and_once(self, api: TestClient, client: redis.Redis) -> None:
@@ -270,6 +279,22 @@ class TestOne:
             assert (answer.status_code, answer.json()["ended"]) == (200, True)
             app.backend.forget("odd")
 
+    def test_in_the_instant_of_its_end(self, api: TestClient, client: redis.Redis) -> None:
+        """Its result is there, and its worker has not yet written down that it ended: who waits for it asks then."""
+        from gpu_mesh.celery import app
+
+        task_id = sent(api, priority=8, requirements={"memory_gb": 1})
+        name = next(name for queue in GPU_QUEUES for name in list_names(queue) if client.llen(name))
+        claim = "\t".join([name, "1000000", "", "1", "", "1", "2000000", "", task_id])
+        client.hset(keys.claims("gpu0@desk"), mapping={"tag": claim, "=tag": client.lpop(name)})
+        client.zadd(keys.LEASES, {"gpu0@desk": 4e12})
+        app.backend.store_result(task_id, "done", "SUCCESS")
+        told = api.get(f"/tasks/{task_id}").json()
+        assert (told["state"], told["ended"], told["result"]) == ("SUCCESS", True, "done")
+        assert (told["worker"], told["priority"], told["started_at"]) == ("gpu0@desk", 8, 2.0)
+        assert told["requirements"]["memory_gb"] == 1
+        assert told["sent_at"] > 2.0
+
 
 def age(client: redis.Redis, name: str, raw: str, seconds: float) -> None:
     """Have a waiting message be older: in its header, and in the index."""
@@ -311,6 +336,7 @@ class TestLists:
         told = api.get("/tasks/active").json()
         assert (told["tasks"].keys(), told["total"], told["next"]) == ({*batch, late}, 4, None)
         assert told["tasks"][late]["state"] == "DELAYED"
+        assert told["tasks"][late]["sent_at"] == api.get(f"/tasks/{late}").json()["sent_at"]
         for params in ({"queue": "customer"}, {"state": "DELAYED"}, {"ids": f"{late},nothing"}):
             assert api.get("/tasks/active", params=params).json()["tasks"].keys() == {late}
         assert api.get("/tasks/active", params={"name": "other"}).json()["tasks"] == {}

@@ -1,4 +1,4 @@
-"""Tokens in Redis: one of a name, hashed, found again; and what they close (SPEC S1)."""
+"""Tokens in Redis: one of a name, hashed, found again; and what they close (issue 7 §2)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_made_listed_and_revoked(client):
 
 
 def test_nothing_in_redis_lets_anybody_in(client):
-    """S1: hashed at rest."""
+    """Issue 7 §2: hashed at rest."""
     _, shown = service.create(settings(), "shop", ["admin"])
     secret = shown.rpartition("_")[2]
     for key in client.scan_iter():
@@ -108,7 +108,7 @@ def test_uses_of_what_is_gone_are_not_kept(client):
 
 
 class TestServedElsewhere:
-    """SPEC S1: without any token the API serves loopback only."""
+    """Issue 7 §2: without any token the API serves loopback only."""
 
     @pytest.mark.parametrize("listen", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
     def test_loopback_needs_none(self, client, listen):

@@ -1,4 +1,4 @@
-"""The tokens as an API process knows them, while Redis answers and while it does not."""
+"""The tokens as an API process knows them, while Redis answers and while it does not (issue 7 §2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gpu_mesh.api.known import FRESH_S, STALE_S, USED_EVERY_S, WAIT_S, Known
+from gpu_mesh.api.known_tokens import FRESH_S, STALE_S, USED_EVERY_S, WAIT_S, Known
 from gpu_mesh.domain.tokens import Book
 from gpu_mesh.errors import BrokerUnavailable
 

@@ -1,4 +1,4 @@
-"""Tokens of the API: which are good, what they may do; rates; how deep JSON lies."""
+"""Tokens of the API: which are good, what they may do; rates; how deep JSON lies (issue 7 §2)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from gpu_mesh.services.health_views import DeviceVitals, HealthView, NodeVitals
 from gpu_mesh.services.recent_alerts import AlertView
 from gpu_mesh.services.reporting import line
 from gpu_mesh.services.snapshot import DeviceView, NodeView, QueueView, Rates, Snapshot
-from gpu_mesh.services.stats import parse_span
+from gpu_mesh.services.stats_views import parse_span
 
 NOW = 1_700_000_000.0
 

@@ -25,7 +25,7 @@ from gpu_mesh.services.reading import Piece, Position, Reading
 from gpu_mesh.store import streams
 from gpu_mesh.store.client import mapped_errors
 
-__all__ = ["END", "Follower", "Watch"]
+__all__ = ["END", "TaskStream", "Watch"]
 
 #: The id of the last event: whoever comes back with it has all.
 END = "end"
@@ -97,7 +97,7 @@ class Watch:
         return {one: Outcome(state) for one, state in found.items()}
 
 
-class Follower:
+class TaskStream:
     """One client's reading of one task. `client` is redis-py's for asyncio."""
 
     def __init__(self, backend: Backend, client: Any, watch: Watch, task_id: str, position: Position | None) -> None:

@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, Request
 
 from gpu_mesh.api.backend import Backend
 from gpu_mesh.api.events.feed import feed
-from gpu_mesh.api.events.following import Follower, Watch
+from gpu_mesh.api.events.following import TaskStream, Watch
 from gpu_mesh.api.events.hub import Hub
 from gpu_mesh.api.events.sse import EventStream
 from gpu_mesh.api.problems import Refused
@@ -48,9 +48,9 @@ class Live:
         self.watch.close()
         await self._client.aclose()
 
-    def follower(self, task_id: str, position: Position | None) -> Follower:
-        """Reads a task's stream for one client."""
-        return Follower(self._backend, self._client, self.watch, task_id, position)
+    def task_stream(self, task_id: str, position: Position | None) -> TaskStream:
+        """One client's reading of one task."""
+        return TaskStream(self._backend, self._client, self.watch, task_id, position)
 
     def response(self, source: AsyncGenerator[bytes]) -> EventStream:
         """The answer that gives `source`. Raises Refused where too many are open."""

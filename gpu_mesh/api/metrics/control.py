@@ -11,7 +11,7 @@ from gpu_mesh.services import windows
 from gpu_mesh.settings import Settings
 from gpu_mesh.store.scrape import Scrape
 
-__all__ = ["ENTRIES", "measure"]
+__all__ = ["measure"]
 
 #: Entries of the schedule that are told of, the first by name.
 ENTRIES = 50

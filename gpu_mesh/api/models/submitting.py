@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 
 from gpu_mesh.api.models.values import JsonList, JsonObject
 
-__all__ = ["MAX_BATCH", "Batch", "BatchSubmitted", "Submission", "SubmissionAndWait", "Submitted"]
+__all__ = ["Batch", "BatchSubmitted", "Submission", "SubmissionAndWait", "Submitted"]
 
 #: Tasks of one batch.
 MAX_BATCH = 1000

@@ -8,9 +8,9 @@ from typing import Any, Self
 from pydantic import BaseModel, Field
 from pydantic_core import PydanticSerializationError, to_json
 
-from gpu_mesh.services.tracking import TaskState
+from gpu_mesh.services.task_state import TaskState
 
-__all__ = ["Cancellation", "Failure", "Progress", "Task", "sound"]
+__all__ = ["Cancellation", "Task", "sound"]
 
 _ID = "3f0c1a52-6a1e-4b0e-9a57-5a1fa0f4b0c1"
 
@@ -43,7 +43,10 @@ class Task(BaseModel):
     name: str | None = Field(description="The task's type or name.", examples=["llm_inference"])
     queue: str | None = Field(examples=["customer"])
     priority: int | None = Field(description="0 to 10.", examples=[8])
-    requirements: dict[str, Any] = Field(description="As it was sent.", examples=[{"memory_gb": 6.0}])
+    requirements: dict[str, Any] = Field(
+        description="As it was sent, with those of its type; empty where it ended a while ago.",
+        examples=[{"memory_gb": 6.0}],
+    )
     position: int | None = Field(
         description="How many of its queue a device that fits all of them would take before it.", examples=[2]
     )

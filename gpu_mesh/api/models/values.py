@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-__all__ = ["JsonList", "JsonObject", "check_json"]
-
-#: Deepest nesting: far below where any reader on the way gives up.
-MAX_DEPTH = 64
+__all__ = ["JsonList", "JsonObject"]
 
 
-def check_json(value: Any) -> Any:
-    """`value`. Raises ValueError for NaN, Infinity, lone surrogates and what is nested too deeply."""
-    level, depth = [value], 0
-    while level := [inner for item in level for inner in _inner(item)]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"nested at most {MAX_DEPTH} deep")
+def _check(value: Any) -> Any:
+    """`value`; how deep it is api/bodies has checked. Raises ValueError for NaN, Infinity and lone surrogates."""
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -30,11 +21,5 @@ def check_json(value: Any) -> Any:
     return value
 
 
-def _inner(item: object) -> Iterable[Any]:
-    if isinstance(item, dict):
-        return item.values()
-    return item if isinstance(item, list) else ()
-
-
-JsonList = Annotated[list[Any], AfterValidator(check_json)]
-JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]
+JsonList = Annotated[list[Any], AfterValidator(_check)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_check)]

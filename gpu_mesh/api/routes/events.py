@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 
 from gpu_mesh.api.access import Follower, Reader
 from gpu_mesh.api.backend import Served
@@ -12,12 +12,13 @@ from gpu_mesh.api.events.following import END
 from gpu_mesh.api.events.hub import Wanted
 from gpu_mesh.api.events.live import Living
 from gpu_mesh.api.events.sse import MEDIA_TYPE
-from gpu_mesh.api.problems import Fault, NotFound, Refused, responses
+from gpu_mesh.api.names import TaskId
+from gpu_mesh.api.problems import Invalid, NotFound, responses
 from gpu_mesh.api.waiting import Waiting
 from gpu_mesh.domain.happenings import FIELDS, GROUPS
 from gpu_mesh.services.lookup import known_queues
-from gpu_mesh.services.outcomes import outcomes
 from gpu_mesh.services.reading import Position
+from gpu_mesh.services.tracking import UNKNOWN
 from gpu_mesh.store import streams
 from gpu_mesh.store.client import check_broker, mapped_errors
 
@@ -27,8 +28,9 @@ router = APIRouter(tags=["events"])
 
 #: Longer ones were made by nobody.
 MAX_CHARS = 256
+#: One event of a stream, for the OpenAPI document.
+_ITEM = {"type": "object", "properties": {name: {"type": "string"} for name in ("event", "data", "id")}}
 
-TaskId = Annotated[str, Path(description="The task's id.", max_length=MAX_CHARS, examples=["6f1c5f0e-1d5c-4c9e"])]
 LastId = Annotated[
     str | None,
     Header(
@@ -38,7 +40,7 @@ LastId = Annotated[
 
 
 def _stream(description: str, example: str) -> dict[int | str, dict[str, Any]]:
-    content = {MEDIA_TYPE: {"schema": {"type": "string"}, "example": example}}
+    content = {MEDIA_TYPE: {"itemSchema": _ITEM, "example": example}}
     return {200: {"description": description, "content": content}}
 
 
@@ -47,8 +49,8 @@ def _known_task(task_id: TaskId, served: Served, waiting: Waiting) -> str:
     with mapped_errors(served.settings):
         if streams.last(served.client, task_id) is not None:
             return task_id
-    if not outcomes(served.app, served.settings, [task_id]) and waiting.tracker.find(task_id) is None:
-        raise NotFound("task_id", task_id, "it neither waits nor runs, and no result of it is kept (any more)")
+    if waiting.tracker.find(task_id) is None:
+        raise NotFound("task_id", task_id, UNKNOWN)
     return task_id
 
 
@@ -58,7 +60,7 @@ def _position(last_id: LastId = None) -> Position | str | None:
     try:
         return Position.parse(last_id)
     except ValueError:
-        raise _refused("Last-Event-ID", last_id, "the id of an event of this task, or none") from None
+        raise Invalid("Last-Event-ID", last_id, "the id of an event of this task, or none") from None
 
 
 _PIECES = 'event: piece\ndata: {"text": "Hello", "thinking": ""}\nid: 1763770000000-0.1.5.4157704578.0.0\n\n'
@@ -82,7 +84,7 @@ async def stream(
     """What a task says, as it says it, as server-sent events; from its beginning, or behind `Last-Event-ID`."""
     if isinstance(position, str):
         return Response(status_code=204)
-    return live.response(live.follower(task_id, position).events())
+    return live.response(live.task_stream(task_id, position).events())
 
 
 def _wanted(
@@ -102,9 +104,9 @@ def _wanted(
 ) -> Wanted:
     named = None if types is None else frozenset(part.strip() for part in types.split(","))
     if unknown := (named or frozenset()) - {*FIELDS, *GROUPS}:
-        raise _refused("types", sorted(unknown)[0], f"one of {', '.join((*GROUPS, *FIELDS))}")
+        raise Invalid("types", sorted(unknown)[0], f"one of {', '.join((*GROUPS, *FIELDS))}")
     if queue is not None and queue not in known_queues(served.settings):
-        raise _refused("queue", queue, f"one of {', '.join(known_queues(served.settings))}")
+        raise Invalid("queue", queue, f"one of {', '.join(known_queues(served.settings))}")
     check_broker(served.settings)
     return Wanted(named, queue, task_id)
 
@@ -125,8 +127,3 @@ async def events(
 ) -> Response:
     """What happens in the mesh, as server-sent events: tasks, workers, queues, alerts, nodes, devices."""
     return live.response(live.hub.listen(wanted, last_id))
-
-
-def _refused(field: str, value: str, remedy: str) -> Refused:
-    shown = Fault(field=field, value=value, remedy=remedy)
-    return Refused(422, "invalid-request", f"{field}={value!r}: {remedy}", faults=[shown])

@@ -30,7 +30,7 @@ def metrics(caller: Reader, request: Request) -> Response:
     kept: Metrics = request.app.state.metrics
     open_metrics = accepts(request.headers.get("accept", ""), "application/openmetrics-text")
     zipped = accepts(request.headers.get("accept-encoding", ""), "gzip")
-    headers = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding"}
+    headers = {"Vary": "Accept, Accept-Encoding"}
     if zipped:
         headers["Content-Encoding"] = "gzip"
     body = kept.answer(open_metrics=open_metrics, zipped=zipped, blind=BLIND in request.scope)

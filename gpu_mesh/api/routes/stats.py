@@ -11,7 +11,8 @@ from gpu_mesh.api.access import Reader
 from gpu_mesh.api.backend import Served
 from gpu_mesh.api.examples import REPORT, answer
 from gpu_mesh.api.problems import responses
-from gpu_mesh.services.stats import Report, parse_span, report
+from gpu_mesh.services.stats import report
+from gpu_mesh.services.stats_views import Report, parse_span
 from gpu_mesh.store import stats as store
 from gpu_mesh.store.client import mapped_errors
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from gpu_mesh.api import problems
 from gpu_mesh.api.access import Caller, Submitter
 from gpu_mesh.api.backend import Backend, Served
+from gpu_mesh.api.idempotency import REPLAYED, IdempotencyKey, reserved
 from gpu_mesh.api.models.submitting import Batch, BatchSubmitted, SubmissionAndWait, Submitted
 from gpu_mesh.api.models.tasks import Task
 from gpu_mesh.api.problems import Refused, responses
-from gpu_mesh.api.repeating import REPLAYED, IdempotencyKey, reserved
 from gpu_mesh.api.sending import Call, PartlySent, checked, send
 from gpu_mesh.api.waiting import Waiting, ended_within
 from gpu_mesh.errors import BrokerUnavailable, ServiceUnavailable

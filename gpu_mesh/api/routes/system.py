@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from gpu_mesh import __version__
@@ -45,11 +45,10 @@ async def health() -> Health:
 
 
 @router.get("/ready", responses=responses(503))
-def ready(served: Served, response: Response) -> Health:
+def ready(served: Served) -> Health:
     """Readiness: Redis answers, and somebody can do realtime work (SPEC R4); else 503 with Retry-After."""
     with mapped_errors(served.settings):
         outage = availability.outage(served.client)
     if outage is not None:
         raise unavailable(outage.why)
-    response.headers["Cache-Control"] = "no-store"
     return Health(status="ready")

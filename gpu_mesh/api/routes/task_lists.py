@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Response
 from gpu_mesh.api.access import Follower, Reader
 from gpu_mesh.api.backend import Served
 from gpu_mesh.api.models.lists import Listed, TaskList
-from gpu_mesh.api.problems import Fault, Refused, responses
+from gpu_mesh.api.problems import Invalid, Refused, responses
 from gpu_mesh.api.waiting import Waiting
 from gpu_mesh.domain.tokens import Role, may
 from gpu_mesh.services import task_lists
@@ -46,7 +46,7 @@ def active(
     worker: Worker = None,
     node: Node = None,
     ids: Annotated[
-        str | None, Query(max_length=21_000, description=f"Only these tasks: up to {MAX_IDS}, with commas. Cheap.")
+        str | None, Query(max_length=7_000, description=f"Only these tasks: up to {MAX_IDS}, with commas. Cheap.")
     ] = None,
     limit: Annotated[
         int | None, Query(ge=1, le=MAX_LIMIT, description="Tasks of a page; without it all, which costs the more.")
@@ -88,8 +88,7 @@ def completed(
 def _named(waiting: Waiting, ids: str, wanted: Filter) -> Page:
     names = list(dict.fromkeys(filter(None, ids.split(","))))
     if len(names) > MAX_IDS:
-        fault = Fault(field="ids", value=str(len(names)), remedy=f"at most {MAX_IDS}")
-        raise Refused(422, "invalid-request", f"ids: {len(names)} of them; at most {MAX_IDS}", faults=[fault])
+        raise Invalid("ids", f"{len(names)} of them", f"at most {MAX_IDS}")
     rows: dict[str, Row] = {}
     for name, found in waiting.tracker.find_all(names).items():
         if not found.has_ended:
@@ -107,7 +106,7 @@ def _answer(page: Page, *, total: bool) -> Response:
         total=len(page.rows) if total and page.next is None else None,
         next=None if page.next is None else _written(page.next),
     )
-    return Response(told.model_dump_json(), media_type="application/json", headers={"Cache-Control": "no-store"})
+    return Response(told.model_dump_json(), media_type="application/json")
 
 
 def _written(cursor: Cursor) -> str:
@@ -122,6 +121,5 @@ def _read(text: str | None) -> list[Any]:
         if not isinstance(found, list) or not found:
             raise ValueError
     except (ValueError, RecursionError, binascii.Error):
-        fault = Fault(field="cursor", value=text, remedy="the `next` of the page before, as it was given")
-        raise Refused(422, "invalid-request", f"cursor={text!r}: {fault.remedy}", faults=[fault]) from None
+        raise Invalid("cursor", text, "the `next` of the page before, as it was given") from None
     return found

@@ -5,31 +5,22 @@ from __future__ import annotations
 from typing import Annotated
 
 from celery import states
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 
 from gpu_mesh.api.access import Follower, Submitter
 from gpu_mesh.api.backend import Served
 from gpu_mesh.api.models.tasks import Cancellation, Task
+from gpu_mesh.api.names import TaskId
 from gpu_mesh.api.problems import NotFound, Refused, responses
 from gpu_mesh.api.waiting import Waiting, ended_within
 from gpu_mesh.services import lookup
+from gpu_mesh.services.tracking import UNKNOWN
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["tasks"])
 
-#: A task's id: what the mesh keeps of one.
-TaskId = Annotated[
-    str,
-    Path(
-        description="As the answer to its submit had it.",
-        min_length=1,
-        max_length=200,
-        pattern=r"^[!-~]+$",
-        examples=["3f0c1a52-6a1e-4b0e-9a57-5a1fa0f4b0c1"],
-    ),
-]
 WaitS = Annotated[
     float,
     Query(
@@ -48,7 +39,7 @@ async def task(
         await ended_within(waiting, request, task_id, served.settings, wait)
     found = await run_in_threadpool(waiting.tracker.find, task_id)
     if found is None:
-        raise _unknown(task_id)
+        raise NotFound("task_id", task_id, UNKNOWN)
     return Task.of(found)
 
 
@@ -60,7 +51,3 @@ def cancel(served: Served, caller: Submitter, task_id: TaskId) -> Cancellation:
     if met.was == "done":
         raise Refused(409, "ended", f"task_id={task_id!r}: it has ended already, as {met.state}")
     return Cancellation(task_id=task_id, was=met.was, state=None if met.was == "unknown" else states.REVOKED)
-
-
-def _unknown(task_id: str) -> NotFound:
-    return NotFound("task_id", task_id, "it neither waits nor runs, and no result of it is kept (any more)")

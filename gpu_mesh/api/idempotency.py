@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from gpu_mesh.api.access import Caller
 from gpu_mesh.api.backend import Backend
-from gpu_mesh.api.problems import Fault, Refused
+from gpu_mesh.api.problems import Invalid
 from gpu_mesh.store import reservations
 from gpu_mesh.store.client import mapped_errors
 from gpu_mesh.store.reservations import Reservation
@@ -45,13 +45,12 @@ def reserved(
     if key is None:
         return None
     if not _VISIBLE.fullmatch(key):
-        raise _refused(key, f"1 to {MAX_LENGTH} visible ASCII characters")
+        raise Invalid("Idempotency-Key", key, f"1 to {MAX_LENGTH} visible ASCII characters")
     with mapped_errors(served.settings):
         found = reservations.reserve(served.client, _digest(f"{caller.name}\n{key}"), _digest(_told(body)), ids)
     if found.digest != _digest(_told(body)):
-        raise _refused(
-            key, "was used for another request within a day: take a new key for each", "idempotency-key-reused"
-        )
+        remedy = "was used for another request within a day: take a new key for each"
+        raise Invalid("Idempotency-Key", key, remedy, "idempotency-key-reused")
     return found
 
 
@@ -63,8 +62,3 @@ def _told(body: BaseModel) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _refused(key: str, remedy: str, kind: str = "invalid-request") -> Refused:
-    fault = Fault(field="Idempotency-Key", value=key[:MAX_LENGTH], remedy=remedy)
-    return Refused(422, kind, f"Idempotency-Key: {remedy}", faults=[fault])
