@@ -346,8 +346,8 @@ class TestLists:
     def test_a_task_that_is_tried_again_while_the_list_is_read(
         self, api: TestClient, client: redis.Redis, countdown: int, ahead: int
     ) -> None:
-        """A client that polls until its id is gone must not take it for ended (SPEC A1): it waits, is claimed before the
-        lists are read, fails, and comes again after they were."""
+        """A client that polls until its id is gone must not take it for ended (SPEC A1): it waits, is claimed
+        before the lists are read, fails, and comes again after they were."""
         for n in range(ahead):
             sent(api, args=[n], business="internal")
         moving = sent(api, business="internal", args=["moving"])
