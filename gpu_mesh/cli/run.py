@@ -238,6 +238,10 @@ def _print_line(name: str, line: str) -> None:
     if name == REDIS:
         # Python's processes log to the file themselves.
         _tell_of_redis(line)
+    if not console.is_terminal:  # nobody sees the colours, which cost as much as the task that the line tells of
+        console.file.write(f"{datetime.now():%H:%M:%S} {name:<8} {line}\n")
+        console.file.flush()
+        return
     colour = _COLOURS[zlib.crc32(name.encode()) % len(_COLOURS)]
     text = Text.assemble((f"{datetime.now():%H:%M:%S} ", "dim"), (f"{name:<8} ", colour), line)
     console.print(text, soft_wrap=True)
