@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import ssl
+import threading
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -65,6 +66,10 @@ class MeshCelery(Celery):
     _checked_at = -math.inf
 
     @cached_property
+    def _looking(self) -> threading.Lock:
+        return threading.Lock()
+
+    @cached_property
     def _notices(self) -> Notices:
         return Notices()
 
@@ -116,10 +121,19 @@ class MeshCelery(Celery):
         In a worker they are right: there, a send must outlive an outage.
         """
         now = time.monotonic()
-        if now - self._checked_at > CHECK_EVERY_S:
-            current = settings()
-            self._notices.look(current, timeout_s=current.submit_timeout_s)
-            self._checked_at = now
+        age_s = now - self._checked_at
+        if age_s <= CHECK_EVERY_S:
+            return
+        is_first = self._looking.acquire(blocking=False)
+        try:
+            # Of many threads one looks; the others go by the look before, unless it was long ago or found nobody.
+            if is_first or age_s > 2 * CHECK_EVERY_S:
+                current = settings()
+                self._notices.look(current, timeout_s=current.submit_timeout_s)
+                self._checked_at = now
+        finally:
+            if is_first:
+                self._looking.release()
 
     def _refuse(self, options: Mapping[str, Any]) -> None:
         """While nobody can do realtime work: look anew for each task of it, so that the first one that can be done is

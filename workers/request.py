@@ -8,6 +8,7 @@ import math
 import signal as signals
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
@@ -19,6 +20,7 @@ from celery.worker.state import task_ready
 from gpu_mesh.domain.preemption import PREEMPTED, VICTIMS, WHEN_ASKED, Preemptible
 from gpu_mesh.domain.queues import OWN_TASKS
 from gpu_mesh.domain.stats import Outcome
+from gpu_mesh.domain.untyped import mapping
 from gpu_mesh.services.board import BOARD
 from gpu_mesh.services.streaming import end_of_killed
 from gpu_mesh.settings import settings
@@ -224,15 +226,20 @@ class MeshRequest(Request):
         if self._ended is not None:
             began = self.time_start or now
             entry = journal.entry(self._request_dict, queue=self.queue, worker=self.hostname, started_at=began)
-            told = json.dumps({**entry, "state": self._ended, "ran_s": ran_s})
+            claim = self._request_dict.get(CLAIM_HEADER) or {}
+            more = {"tag": self.message.delivery_tag, "deliveries": claim.get("deliveries"), "needs": self._needs}
+            told = json.dumps({**entry, **more, "state": self._ended, "ran_s": ran_s})
         return Ended(told, _OUTCOMES.get(self._ended, self._unfinished), self._model, ran_s or 0.0)
 
     @property
     def _model(self) -> str | None:
-        mesh = header_of({HEADER: self._request_dict.get(HEADER)}) or {}
-        needs = mesh.get("needs")
-        model = needs.get("model") if isinstance(needs, dict) else None
+        model = self._needs.get("model")
         return model if isinstance(model, str) else None
+
+    @property
+    def _needs(self) -> Mapping[str, Any]:
+        mesh = header_of({HEADER: self._request_dict.get(HEADER)}) or {}
+        return mapping(mesh.get("needs"))
 
     def reject(self, requeue: bool = False) -> None:
         """As Celery's; nobody asks this run any more."""

@@ -129,8 +129,11 @@ class Tracker:
     def _journalled(self, found: TaskState) -> TaskState:
         """With what the workers wrote down of its last run."""
         entry = journal.ended(self._client, found.id)
-        known = ("name", "queue", "priority", "worker", "sent_at", "started_at", "waited_s", "ran_s")
-        told = {name: entry[name] for name in known if entry.get(name) is not None}
+        known = ("name", "queue", "priority", "worker", "deliveries", "needs")
+        times = ("sent_at", "started_at", "waited_s", "ran_s")
+        told = {name: entry[name] for name in (*known, *times) if entry.get(name) is not None}
+        if entry.get("tag") is not None:
+            told["preemptions"] = self._preemptions(str(entry["tag"]))
         if found.state not in states.READY_STATES and entry:
             told["state"] = entry.get("state") or found.state
         return replace(found, **told)

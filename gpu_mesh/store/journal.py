@@ -1,8 +1,8 @@
 """What runs now and what ran lately: the read side of every task table.
 
 What runs is what is claimed, so it is never wrong for longer than a lease. One entry is a JSON object: id, name, queue,
-priority, worker, state, sent_at, started_at (s since the epoch), waited_s, ran_s; of one that runs also deliveries,
-siblings, standby and tag, its delivery tag.
+priority, worker, state, sent_at, started_at (s since the epoch), waited_s, ran_s, deliveries and tag, its delivery tag;
+of one that runs also siblings and standby, of one that ended its needs.
 """
 
 from __future__ import annotations

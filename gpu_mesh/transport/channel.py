@@ -201,6 +201,7 @@ class Channel(stock.Channel):
                 "worker": claimer.worker,
                 "tag": claimed.tag,
                 "siblings": list(claimed.siblings),
+                "deliveries": claimed.deliveries,
             }
             due = queues.due_of(message["headers"])
             if claimed.revoked:

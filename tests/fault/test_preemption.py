@@ -19,7 +19,7 @@ from gpu_mesh.domain.device import Device, DeviceKind
 from gpu_mesh.domain.preemption import PREEMPTED
 from gpu_mesh.services.lookup import running_tasks, waiting_tasks
 from gpu_mesh.settings import Settings
-from gpu_mesh.store import keys, nodes, preemption
+from gpu_mesh.store import journal, keys, nodes, preemption
 from gpu_mesh.tasks.embeddings import PIECE
 
 #: How often a task of these tests may be preempted.
@@ -208,6 +208,10 @@ def test_one_job_is_preempted_only_so_often(only: Mesh, tmp_path: Path):
     assert job.runs() == LIMIT + 1
     job.end()
     assert last.get(timeout=20)
+    with only.server.client() as client:
+        ended = wait_for(lambda: journal.ended(client, job.id), "its end to be written down")
+        assert preemption.times(client, [ended["tag"]]) == {ended["tag"]: LIMIT}
+        assert ended["deliveries"] == 1
 
 
 def test_work_that_becomes_due_preempts_too(only: Mesh, tmp_path: Path):

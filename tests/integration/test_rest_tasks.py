@@ -295,6 +295,19 @@ class TestOne:
         assert told["requirements"]["memory_gb"] == 1
         assert told["sent_at"] > 2.0
 
+    def test_when_it_has_ended(self, api: TestClient, client: redis.Redis) -> None:
+        """What its workers wrote down tells how it came there."""
+        from gpu_mesh.celery import app
+
+        task_id = sent(api)
+        client.delete(*(name for queue in GPU_QUEUES for name in list_names(queue)))
+        app.backend.store_result(task_id, "done", "SUCCESS")
+        entry = {"id": task_id, "name": "test", "tag": "t", "deliveries": 2, "needs": {"memory_gb": 1.0}}
+        client.lpush(keys.FINISHED, json.dumps({**entry, "state": "SUCCESS"}))
+        client.set(keys.preempted("t"), 3)
+        told = api.get(f"/tasks/{task_id}").json()
+        assert (told["deliveries"], told["preemptions"], told["requirements"]) == (2, 3, {"memory_gb": 1.0})
+
 
 def age(client: redis.Redis, name: str, raw: str, seconds: float) -> None:
     """Have a waiting message be older: in its header, and in the index."""
