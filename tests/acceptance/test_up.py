@@ -276,7 +276,9 @@ def flower(mesh: Mesh) -> Flower:
 
 def test_flower_shows_workers_and_queues(mesh: Mesh, flower: Flower) -> None:
     """Its worker and broker pages, also while a queue is paused: workers let go of it and take it back."""
-    assert set(flower.get("/api/workers")) == {"gpu0@desk", "gpu1@desk", "control@desk", "cpu@desk"}
+    everybody = {"gpu0@desk", "gpu1@desk", "control@desk", "cpu@desk"}
+    # It asks for a second, and shows who answered in it.
+    wait_for(lambda: set(flower.get("/api/workers?refresh=1")) == everybody, "all workers", 20)
     lengths = {queue["name"]: queue["messages"] for queue in flower.get("/api/queues/length")["active_queues"]}
     assert {name: lengths[name] for name in GPU_QUEUES} == dict.fromkeys(GPU_QUEUES, 0)
     assert run("pause", "ai-batch", env=mesh.env).returncode == 0
