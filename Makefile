@@ -22,7 +22,7 @@ test: $(STAMP)
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 soak: $(STAMP)
-	$(BIN)/pytest -m soak --timeout 1800 tests/fault
+	$(BIN)/pytest -m soak --timeout 1800 tests/fault tests/acceptance
 
 check: $(STAMP)
 	$(BIN)/ruff check .
