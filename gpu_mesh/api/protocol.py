@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import cast
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -35,7 +35,7 @@ class Protocol(H11Protocol):
     _head: asyncio.TimerHandle | None = None
     _reader: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """Take a connection, unless there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self.most:

@@ -127,9 +127,11 @@ OWN: tuple[Row, ...] = (
 )
 TABLE: tuple[Row, ...] = (*MESH, *OWN)
 
-_KINDS: dict[str, type[GaugeMetricFamily] | type[CounterMetricFamily]] = {
+_Family = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
+_KINDS: dict[str, type[_Family]] = {
     GAUGE: GaugeMetricFamily,
     COUNTER: CounterMetricFamily,
+    HISTOGRAM: HistogramMetricFamily,
 }
 _ROWS = {row.name: row for row in MESH}
 
@@ -138,13 +140,14 @@ class Families:
     """Samples of MESH, as they are put in."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Metric] = {}
+        self._found: dict[str, _Family] = {}
 
     def put(self, name: str, value: float | None, *labels: str) -> None:
         """One sample; None: there is none to be had."""
         if value is not None:
             family = self._found.get(name) or self._begin(name)
-            family.add_metric(labels, value)  # type: ignore[attr-defined]
+            assert not isinstance(family, HistogramMetricFamily)
+            family.add_metric(labels, value)
 
     def put_state(self, name: str, states: Sequence[str], state: str, *labels: str) -> None:
         """1 for that state, 0 for the others."""
@@ -161,8 +164,7 @@ class Families:
         """In the order of the table."""
         return [self._found[row.name] for row in MESH if row.name in self._found]
 
-    def _begin(self, name: str) -> Metric:
+    def _begin(self, name: str) -> _Family:
         row = _ROWS[name]
-        kind = HistogramMetricFamily if row.kind == HISTOGRAM else _KINDS[row.kind]
-        found = self._found[name] = kind(row.full, row.help, labels=row.labels)
+        found = self._found[name] = _KINDS[row.kind](row.full, row.help, labels=row.labels)
         return found
